@@ -1,0 +1,40 @@
+package jskv
+
+import (
+	"encoding/json"
+)
+
+// Codec turns values into bytes and back. Implementations are safe for concurrent use. The
+// bytes that Encode returns are not written to; Decode may keep the bytes that it is given.
+type Codec[T any] interface {
+	Encode(value T) ([]byte, error)
+	Decode(data []byte) (T, error)
+}
+
+// JSON is the codec of encoding/json: what `nats kv get` shows and other languages read as JSON.
+func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
+
+// String stores the bytes of the string as they are, as `nats kv put` writes them.
+func String() Codec[string] { return stringCodec{} }
+
+// Bytes stores bytes as they are. A value that was read belongs to the reader.
+func Bytes() Codec[[]byte] { return bytesCodec{} }
+
+type jsonCodec[T any] struct{}
+
+func (jsonCodec[T]) Encode(value T) ([]byte, error) { return json.Marshal(value) }
+
+func (jsonCodec[T]) Decode(data []byte) (value T, err error) {
+	err = json.Unmarshal(data, &value)
+	return value, err
+}
+
+type stringCodec struct{}
+
+func (stringCodec) Encode(value string) ([]byte, error) { return []byte(value), nil }
+func (stringCodec) Decode(data []byte) (string, error)  { return string(data), nil }
+
+type bytesCodec struct{}
+
+func (bytesCodec) Encode(value []byte) ([]byte, error) { return value, nil }
+func (bytesCodec) Decode(data []byte) ([]byte, error)  { return data, nil }

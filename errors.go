@@ -1,0 +1,148 @@
+package jskv
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/seed646b090f/jskv/internal/wire"
+)
+
+// The errors of this package, to be asked for with errors.Is. Each Is the error of package
+// jetstream that means the same, where there is one. What a method returns wraps one of these
+// and its cause (the server's error with its code, the error of the context), and its text
+// names the operation, the bucket and the key.
+var (
+	// ErrKeyNotFound: the key has no revision, or its newest is a delete marker. Is
+	// jetstream.ErrKeyNotFound.
+	ErrKeyNotFound = wire.ErrKeyNotFound
+
+	// ErrKeyExists: Create found a live value. Is jetstream.ErrKeyExists.
+	ErrKeyExists = wire.ErrKeyExists
+
+	// ErrRevisionMismatch: a conditional write found another revision than the one it expected;
+	// the error is a *RevisionError. Is jetstream.ErrKeyRevisionMismatch, and never ErrKeyExists.
+	ErrRevisionMismatch = wire.ErrRevisionMismatch
+
+	// ErrInvalidKey: the key is empty, longer than 3072 bytes, has an empty token, or has another
+	// character than letters, digits and -/_=. (ADR-8). Nothing was sent. Is
+	// jetstream.ErrInvalidKey.
+	ErrInvalidKey = wire.ErrInvalidKey
+
+	// ErrInvalidBucketName: the name is empty, longer than 252 bytes, or has another character
+	// than letters, digits, - and _ (ADR-8). Nothing was sent. Is jetstream.ErrInvalidBucketName.
+	ErrInvalidBucketName = wire.ErrInvalidBucketName
+
+	// ErrBucketNotFound: there is no such bucket, or no longer. Every operation on a deleted
+	// bucket gives it. Is jetstream.ErrBucketNotFound.
+	ErrBucketNotFound = wire.ErrBucketNotFound
+
+	// ErrBucketExists: CreateBucket found a bucket of the name with another configuration. Is
+	// jetstream.ErrBucketExists.
+	ErrBucketExists = wire.ErrBucketExists
+
+	// ErrBucketReplaced: the bucket that was being read was deleted and made again, or lost
+	// revisions that had been read.
+	ErrBucketReplaced = wire.ErrBucketReplaced
+
+	// ErrInvalidOption: an option that makes no sense, that does not go with another or with the
+	// operation, or that the bucket cannot keep. Nothing was sent, unless the server refused it.
+	// Is jetstream.ErrInvalidOption.
+	ErrInvalidOption = wire.ErrInvalidOption
+
+	// ErrWatcherStopped: Stop was called.
+	ErrWatcherStopped = wire.ErrWatcherStopped
+
+	// ErrTransactionsDisabled: the bucket does not accept atomic batches.
+	// CreateOrUpdateBucket with WithTransactions enables them.
+	ErrTransactionsDisabled = wire.ErrTransactionsDisabled
+
+	// ErrTooManyOperations: a batch is larger than the server allows.
+	ErrTooManyOperations = wire.ErrTooManyOperations
+
+	// ErrInvalidFilter: not a NATS subject pattern over keys, also when a wildcard is part of a
+	// token ("user.1*"), which the server would take for a character. Nothing was sent.
+	ErrInvalidFilter = wire.ErrInvalidFilter
+
+	// ErrBucketFull: the bucket has reached MaxBytes and the server refuses the write. With a
+	// history greater than one that includes overwrites, deletes and purges.
+	ErrBucketFull = wire.ErrBucketFull
+
+	// ErrOutcomeUnknown: the write was sent and no answer came, so it may or may not have
+	// happened. The error also Is the context's, nats.ErrTimeout, or the connection's error.
+	ErrOutcomeUnknown = wire.ErrOutcomeUnknown
+
+	// ErrValueTooLarge: the encoded value and its headers exceed MaxValueSize of the bucket or
+	// the server's largest payload. Nothing was stored.
+	ErrValueTooLarge = wire.ErrValueTooLarge
+
+	// ErrPermission: no answer came, and the server reported that the account may not publish the
+	// request or receive its answer. Nothing was stored. Is nats.ErrPermissionViolation. It is
+	// found when the deadline passes: the server reports such a violation beside the request.
+	ErrPermission = wire.ErrPermission
+
+	// ErrWrongStream: a stream that is not the bucket's stored the write, because its subjects
+	// overlap with the bucket's.
+	ErrWrongStream = wire.ErrWrongStream
+)
+
+// RevisionError says which key was at which revision. It Is ErrRevisionMismatch.
+type RevisionError struct {
+	Bucket, Key      string
+	Expected, Actual uint64 // Actual is 0 when the key has no revision at all
+
+	op string
+}
+
+// Error names the operation, the bucket, the key, and both revisions.
+func (e *RevisionError) Error() string {
+	return where(e.op, e.Bucket, e.Key) + ": " + wire.ConflictText(e.Expected, e.Actual)
+}
+
+// Unwrap returns ErrRevisionMismatch.
+func (e *RevisionError) Unwrap() error { return ErrRevisionMismatch }
+
+// DecodeError carries what could not be decoded. The entry beside it has everything but the
+// value.
+type DecodeError struct {
+	Bucket, Key string
+	Revision    uint64
+	Data        []byte
+	Err         error // the codec's error
+}
+
+// Error names the bucket, the key and the revision, and the codec's error.
+func (e *DecodeError) Error() string {
+	return fmt.Sprintf("%s: revision %d cannot be decoded: %v", where("", e.Bucket, e.Key), e.Revision, e.Err)
+}
+
+// Unwrap returns the codec's error.
+func (e *DecodeError) Unwrap() error { return e.Err }
+
+// where is the beginning of every error's text: "jskv: update profiles/sue.color".
+func where(op, bucket, key string) string {
+	place := bucket
+	if key != "" {
+		place += "/" + key
+	}
+	return strings.TrimSuffix("jskv: "+strings.TrimLeft(op+" "+place, " "), " ")
+}
+
+// failed is err of an operation on a bucket, or on one of its keys, named. It is the one place
+// that words errors.
+func failed(op, bucket, key string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var conflict *wire.Conflict
+	if errors.As(err, &conflict) {
+		return &RevisionError{Bucket: bucket, Key: key, Expected: conflict.Expected, Actual: conflict.Actual, op: op}
+	}
+	if errors.Is(err, ErrInvalidKey) {
+		key = "" // the error itself quotes it, cut where it is long
+	}
+	if errors.Is(err, ErrInvalidBucketName) {
+		bucket = ""
+	}
+	return fmt.Errorf("%s: %w", where(op, bucket, key), err)
+}

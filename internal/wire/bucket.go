@@ -1,0 +1,293 @@
+package wire
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Bucket is an untyped handle on one bucket. It is safe for concurrent use.
+type Bucket struct {
+	*Conn
+	name        string
+	stream      string // KV_<name>
+	readPrefix  string // of the stored subjects; a mirror keeps its origin's
+	writePrefix string // of the subjects that writes go to
+	origin      place  // where writes arrive: the stream itself, or what it mirrors
+	handle      jetstream.Stream
+	idempotent  bool
+
+	facts    atomic.Pointer[facts]
+	high     atomic.Uint64 // the highest revision that this handle has been acknowledged for
+	mirrored atomic.Bool   // a mirror has answered a direct get for this stream
+	born     atomic.Int64  // creation time of the stream that takes the writes, which high belongs to
+}
+
+// place is a stream and the API prefix under which it is reached.
+type place struct {
+	api, stream string
+}
+
+// facts are what a handle needs to know of its stream's configuration, as it last saw it.
+type facts struct {
+	created   time.Time
+	clustered bool
+	replicas  int
+	direct    bool
+	history   int64
+	maxAge    time.Duration
+	messageTT bool // per-message TTLs are allowed
+	markerTTL time.Duration
+	mirror    bool
+	atomic    bool
+}
+
+func factsOf(info *jetstream.StreamInfo) *facts {
+	cfg := &info.Config
+	return &facts{
+		created:   info.Created,
+		clustered: info.Cluster != nil && info.Cluster.Name != "",
+		replicas:  cfg.Replicas,
+		direct:    cfg.AllowDirect,
+		history:   cfg.MaxMsgsPerSubject,
+		maxAge:    cfg.MaxAge,
+		messageTT: cfg.AllowMsgTTL,
+		markerTTL: cfg.SubjectDeleteMarkerTTL,
+		mirror:    cfg.Mirror != nil,
+		atomic:    cfg.AllowAtomicPublish,
+	}
+}
+
+// Options are what a bucket is opened or made with beside its configuration.
+type Options struct {
+	Transactions bool // accept atomic batches
+	Idempotent   bool // stamp writes with an id
+}
+
+// Open binds to an existing bucket.
+func Open(ctx context.Context, js jetstream.JetStream, name string, opts Options) (*Bucket, error) {
+	if err := CheckBucket(name); err != nil {
+		return nil, err
+	}
+	c, err := NewConn(js)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := js.Stream(ctx, streamPrefix+name)
+	if err != nil {
+		return nil, c.denied(fromJetStream(err), c.api+"STREAM.INFO."+streamPrefix+name)
+	}
+	return c.bind(ctx, stream, opts)
+}
+
+// bind makes the handle for a stream that is there.
+func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) (*Bucket, error) {
+	info := stream.CachedInfo()
+	if info.Config.MaxMsgsPerSubject < 1 {
+		return nil, fmt.Errorf("%w: stream %s keeps no history per subject", jetstream.ErrBadBucket, info.Config.Name)
+	}
+	if opts.Transactions && !info.Config.AllowAtomicPublish {
+		return nil, ErrTransactionsDisabled
+	}
+	b := &Bucket{
+		Conn:       c,
+		name:       strings.TrimPrefix(info.Config.Name, streamPrefix),
+		stream:     info.Config.Name,
+		handle:     stream,
+		idempotent: opts.Idempotent,
+	}
+	b.readPrefix, b.origin = c.locate(ctx, c.api, &info.Config, 0)
+	b.writePrefix = keySpaceOf(b.origin.stream)
+	if b.origin.api != jetstream.DefaultAPIPrefix {
+		// Another domain, or another account behind an import, maps the writes as it maps the API.
+		b.writePrefix = b.origin.api + b.writePrefix
+	}
+	b.facts.Store(factsOf(info))
+	if info.Config.Mirror == nil {
+		b.sawOrigin(info)
+	}
+	return b, nil
+}
+
+// locate follows mirrors to the stream that takes the writes, and tells the prefix of the
+// subjects that cfg's stream stores.
+func (c *Conn) locate(ctx context.Context, api string, cfg *jetstream.StreamConfig, depth int) (readPrefix string, origin place) {
+	mirror := cfg.Mirror
+	if mirror == nil {
+		return keySpaceOf(cfg.Name), place{api, cfg.Name}
+	}
+	if mirror.External != nil && mirror.External.APIPrefix != "" {
+		api = strings.TrimSuffix(mirror.External.APIPrefix, ".") + "."
+	}
+	// A mirror of a mirror is told apart only by asking. That the origin cannot be asked (it may
+	// be out of reach just now) must not keep anyone from reading the mirror.
+	const mostMirrors, patience = 8, 2 * time.Second
+	ask, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	info, err := c.streamInfo(ask, place{api, mirror.Name})
+	if err == nil && depth < mostMirrors {
+		readPrefix, origin = c.locate(ctx, api, &info.Config, depth+1)
+	} else {
+		readPrefix = keySpaceOf(mirror.Name)
+		origin = place{api, mirror.Name}
+	}
+	for _, transform := range mirror.SubjectTransforms {
+		if rest, ok := strings.CutPrefix(transform.Destination, keySpace); ok {
+			bucket, _, _ := strings.Cut(rest, ".")
+			readPrefix = keySpace + bucket + "."
+			break
+		}
+	}
+	return readPrefix, origin
+}
+
+// streamInfo asks for a stream's state; ErrBucketNotFound when it is not there.
+func (c *Conn) streamInfo(ctx context.Context, p place) (*jetstream.StreamInfo, error) {
+	var info jetstream.StreamInfo
+	if err := c.apiRequest(ctx, p.api, "STREAM.INFO."+p.stream, nil, &info); err != nil {
+		return nil, err
+	}
+	return &info, nil
+}
+
+// Info asks for the state of the bucket's stream and remembers what it says of the
+// configuration.
+func (b *Bucket) Info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	info, err := b.streamInfo(ctx, place{b.api, b.stream})
+	if err != nil {
+		return nil, err
+	}
+	b.facts.Store(factsOf(info))
+	if b.origin == (place{b.api, b.stream}) {
+		b.sawOrigin(info)
+	}
+	return info, nil
+}
+
+// originInfo asks for the state of the stream that takes the writes.
+func (b *Bucket) originInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
+	info, err := b.streamInfo(ctx, b.origin)
+	if err == nil {
+		b.sawOrigin(info)
+	}
+	return info, err
+}
+
+// sawOrigin forgets what was acknowledged by a stream that another has replaced.
+func (b *Bucket) sawOrigin(info *jetstream.StreamInfo) {
+	created := info.Created.UnixNano()
+	if known := b.born.Swap(created); known != 0 && known != created {
+		b.high.Store(0)
+	}
+}
+
+// Name is the bucket's name.
+func (b *Bucket) Name() string { return b.name }
+
+// StreamName is the name of the stream under the bucket.
+func (b *Bucket) StreamName() string { return b.stream }
+
+// Subject is the subject under which the stream stores key.
+func (b *Bucket) Subject(key string) string { return b.readPrefix + key }
+
+// Stream is the stream under the bucket.
+func (b *Bucket) Stream() jetstream.Stream { return b.handle }
+
+// Status is the bucket's status as the stock client gives it, so that programs can go on with
+// its concrete type.
+func (b *Bucket) Status(ctx context.Context) (jetstream.KeyValueStatus, error) {
+	kv, err := b.js.KeyValue(ctx, b.name)
+	if err != nil {
+		return nil, b.denied(fromJetStream(err), b.api+"STREAM.INFO."+b.stream)
+	}
+	status, err := kv.Status(ctx)
+	if err != nil {
+		return nil, fromJetStream(err)
+	}
+	return status, nil
+}
+
+// acknowledged remembers a revision that the server acknowledged to this handle.
+func (b *Bucket) acknowledged(revision uint64) {
+	for {
+		high := b.high.Load()
+		if revision <= high || b.high.CompareAndSwap(high, revision) {
+			return
+		}
+	}
+}
+
+// cautious reports whether somebody else than the stream's leader may answer direct gets.
+func (b *Bucket) cautious() bool {
+	f := b.facts.Load()
+	return f.replicas > 1 || f.mirror || b.mirrored.Load()
+}
+
+// gone tells why nobody answers for the stream at p: it was deleted (ErrBucketNotFound), or
+// the server cannot be asked. It returns nil when the stream is there.
+func (b *Bucket) gone(ctx context.Context, p place) error {
+	_, err := b.streamInfo(ctx, p)
+	return err
+}
+
+// Delete deletes a bucket.
+func Delete(ctx context.Context, js jetstream.JetStream, name string) error {
+	if err := CheckBucket(name); err != nil {
+		return err
+	}
+	c, err := NewConn(js)
+	if err != nil {
+		return err
+	}
+	if err := js.DeleteStream(ctx, streamPrefix+name); err != nil {
+		return c.denied(fromJetStream(err), c.api+"STREAM.DELETE."+streamPrefix+name)
+	}
+	return nil
+}
+
+// Names yields the names of all buckets, page by page.
+func Names(ctx context.Context, js jetstream.JetStream) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		c, err := NewConn(js)
+		if err != nil {
+			yield("", err)
+			return
+		}
+		for offset := 0; ; {
+			var page struct {
+				Total   int      `json:"total"`
+				Streams []string `json:"streams"`
+			}
+			// No subject filter: a mirror has no subjects and is a bucket all the same.
+			request := map[string]int{"offset": offset}
+			if err := c.apiRequest(ctx, c.api, "STREAM.NAMES", request, &page); err != nil {
+				yield("", err)
+				return
+			}
+			for _, stream := range page.Streams {
+				if name, ok := strings.CutPrefix(stream, streamPrefix); ok && !yield(name, nil) {
+					return
+				}
+			}
+			offset += len(page.Streams)
+			if len(page.Streams) == 0 || offset >= page.Total {
+				return
+			}
+		}
+	}
+}
+
+// mustJSON encodes requests made of strings and numbers, which cannot fail.
+func mustJSON(v any) []byte {
+	data, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return data
+}

@@ -1,0 +1,160 @@
+package wire
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	defaultTimeout = 5 * time.Second
+
+	// A stream has no responder for the moment in which its leader changes or it is being made;
+	// package jetstream waits as long before it publishes again.
+	noRespondersPause = 250 * time.Millisecond
+
+	statusHeader = "Status"
+)
+
+// Conn sends requests over the connection of a JetStream, under its API prefix.
+// It is safe for concurrent use.
+type Conn struct {
+	js      jetstream.JetStream
+	nc      *nats.Conn
+	api     string // API prefix with its dot: "$JS.API."
+	timeout time.Duration
+}
+
+// NewConn wraps js, whose API prefix or domain it keeps.
+func NewConn(js jetstream.JetStream) (*Conn, error) {
+	if js == nil || js.Conn() == nil {
+		return nil, fmt.Errorf("%w: there is no JetStream connection", ErrInvalidOption)
+	}
+	opts := js.Options()
+	c := &Conn{js: js, nc: js.Conn(), api: jetstream.DefaultAPIPrefix, timeout: opts.DefaultTimeout}
+	switch {
+	case opts.Domain != "":
+		c.api = "$JS." + opts.Domain + ".API."
+	case opts.APIPrefix != "":
+		c.api = strings.TrimSuffix(opts.APIPrefix, ".") + "."
+	}
+	if c.timeout <= 0 {
+		c.timeout = defaultTimeout
+	}
+	return c, nil
+}
+
+// Bound gives ctx the default deadline when it has none. It is the one place that adds it.
+func (c *Conn) Bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, c.timeout)
+}
+
+// request sends one request and waits for one answer, until ctx ends or the default timeout.
+func (c *Conn) request(ctx context.Context, subject string, header nats.Header, data []byte) (*nats.Msg, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	// A context that cannot end needs no timer context around it, which would cost as much as
+	// the rest of a put.
+	if ctx.Done() == nil {
+		if header == nil {
+			return c.nc.Request(subject, data, c.timeout)
+		}
+		return c.nc.RequestMsg(&nats.Msg{Subject: subject, Header: header, Data: data}, c.timeout)
+	}
+	ctx, cancel := c.Bound(ctx)
+	defer cancel()
+	if header == nil {
+		return c.nc.RequestWithContext(ctx, subject, data)
+	}
+	return c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: data})
+}
+
+// ask is request for questions: they may be repeated, so a connection that is lost under one
+// does not fail it.
+func (c *Conn) ask(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
+	for {
+		msg, err := c.request(ctx, subject, nil, data)
+		if errors.Is(err, nats.ErrDisconnected) && !c.nc.IsClosed() {
+			// Sent again now it waits in the client's buffer for the connection to come back.
+			continue
+		}
+		if err != nil {
+			return nil, c.denied(err, subject)
+		}
+		return msg, nil
+	}
+}
+
+// api asks the JetStream API and decodes its answer into reply.
+func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, reply any) error {
+	var data []byte
+	if request != nil {
+		var err error
+		if data, err = json.Marshal(request); err != nil {
+			return err
+		}
+	}
+	msg, err := c.ask(ctx, prefix+subject, data)
+	if err != nil {
+		if errors.Is(err, nats.ErrNoResponders) {
+			return fmt.Errorf("%w: %w", jetstream.ErrJetStreamNotEnabled, err)
+		}
+		return err
+	}
+	var head struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(msg.Data, &head); err != nil {
+		return fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
+	}
+	if head.Error != nil {
+		return fromServer(head.Error)
+	}
+	if err := json.Unmarshal(msg.Data, reply); err != nil {
+		return fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
+	}
+	return nil
+}
+
+// denied explains a timeout that a missing permission caused: the server drops such a message
+// and reports the violation on the connection, beside the request.
+func (c *Conn) denied(err error, subject string) error {
+	if !isTimeout(err) {
+		return err
+	}
+	last := c.nc.LastError()
+	if last == nil || !errors.Is(last, nats.ErrPermissionViolation) {
+		return err
+	}
+	text := last.Error()
+	inbox := c.nc.Opts.InboxPrefix
+	if inbox == "" {
+		inbox = strings.TrimSuffix(nats.InboxPrefix, ".")
+	}
+	if !strings.Contains(text, `"`+subject+`"`) && !strings.Contains(text, `Subscription to "`+inbox) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrPermission, last)
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,180 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Read says which revision of a key is wanted and how fresh the answer must be.
+type Read struct {
+	Revision uint64 // that very revision, 0 for the newest
+	AtLeast  uint64 // the answer has seen this revision of the bucket
+	Leader   bool   // ask the stream's leader only
+}
+
+// Get reads one revision of key. The answer has seen every write that this handle was
+// acknowledged for. ErrKeyNotFound when there is none; a marker is returned as it is.
+func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
+	switch {
+	case r.Leader || !b.facts.Load().direct:
+		if r.Revision != 0 {
+			return b.revisionFromLeader(ctx, key, r.Revision)
+		}
+		return b.fromLeader(ctx, key)
+	case r.Revision != 0:
+		return b.revision(ctx, key, r.Revision)
+	}
+	seen := max(b.high.Load(), r.AtLeast)
+	if seen > 0 && b.cautious() {
+		return b.fresh(ctx, key, r.AtLeast)
+	}
+	m, stream, err := b.direct(ctx, b.api+"DIRECT.GET."+b.stream+"."+b.readPrefix+key, nil)
+	switch {
+	case errors.Is(err, errNoDirect):
+		return b.fromLeader(ctx, key)
+	case errors.Is(err, ErrKeyNotFound):
+		if seen == 0 {
+			return m, err
+		}
+		// Nothing says who found nothing: a mirror that lags may have.
+		return b.fresh(ctx, key, r.AtLeast)
+	case err != nil:
+		return m, err
+	case m.Sequence >= seen:
+		return m, nil
+	case stream == b.stream && r.AtLeast <= b.high.Load():
+		return m, nil // the one server that acknowledged has also answered
+	case stream != b.stream:
+		b.mirrored.Store(true)
+	}
+	return b.fresh(ctx, key, r.AtLeast)
+}
+
+// direct asks for one message by a direct get (ADR-31).
+func (b *Bucket) direct(ctx context.Context, subject string, request []byte) (Message, string, error) {
+	msg, err := b.ask(ctx, subject, request)
+	if errors.Is(err, nats.ErrNoResponders) {
+		return Message{}, "", b.noDirect(ctx, err)
+	}
+	if err != nil {
+		return Message{}, "", err
+	}
+	if err := directStatus(msg); err != nil {
+		return Message{}, "", err
+	}
+	return b.decodeDirect(msg)
+}
+
+// noDirect finds out why nobody answers direct gets.
+func (b *Bucket) noDirect(ctx context.Context, err error) error {
+	info, gone := b.Info(ctx)
+	switch {
+	case gone != nil:
+		return fmt.Errorf("%w: %w", gone, err)
+	case !info.Config.AllowDirect:
+		return errNoDirect
+	}
+	return fmt.Errorf("%w: %w", jetstream.ErrNoStreamResponse, err)
+}
+
+// errNoDirect says that direct gets were switched off since the bucket was opened.
+var errNoDirect = errors.New("the stream allows no direct gets")
+
+// directStatus turns the status of an answer to a direct get into an error.
+func directStatus(msg *nats.Msg) error {
+	switch status := msg.Header.Get(statusHeader); status {
+	case "":
+		return nil
+	case "404":
+		return ErrKeyNotFound
+	default:
+		return fmt.Errorf("%w: direct get answered %s %s", jetstream.ErrInvalidJetStreamResponse, status, msg.Header.Get("Description"))
+	}
+}
+
+// revision reads one stored revision, which never changes: whoever has it may answer.
+func (b *Bucket) revision(ctx context.Context, key string, revision uint64) (Message, error) {
+	m, _, err := b.direct(ctx, b.api+"DIRECT.GET."+b.stream, mustJSON(map[string]uint64{"seq": revision}))
+	if errors.Is(err, ErrKeyNotFound) || errors.Is(err, errNoDirect) {
+		// Who answered may not have it yet.
+		return b.revisionFromLeader(ctx, key, revision)
+	}
+	return b.ofKey(key, m, err)
+}
+
+func (b *Bucket) revisionFromLeader(ctx context.Context, key string, revision uint64) (Message, error) {
+	m, err := b.stored(ctx, map[string]any{"seq": revision})
+	return b.ofKey(key, m, err)
+}
+
+// ofKey checks that a message read by its sequence is one of key's.
+func (b *Bucket) ofKey(key string, m Message, err error) (Message, error) {
+	if err == nil && m.Key != key {
+		return Message{}, fmt.Errorf("%w: revision %d is of another key", ErrKeyNotFound, m.Sequence)
+	}
+	return m, err
+}
+
+// fromLeader reads the newest revision at the leader of the stream that takes the writes.
+func (b *Bucket) fromLeader(ctx context.Context, key string) (Message, error) {
+	return b.stored(ctx, map[string]any{"last_by_subj": keySpaceOf(b.origin.stream) + key})
+}
+
+// stored asks the leader for one message.
+func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, error) {
+	var stored storedMessage
+	if err := b.apiRequest(ctx, b.origin.api, "STREAM.MSG.GET."+b.origin.stream, request, &stored); err != nil {
+		return Message{}, err
+	}
+	// A mirror may store what its origin has under other subjects; a handle knows its own.
+	if key, ok := strings.CutPrefix(stored.Message.Subject, keySpaceOf(b.origin.stream)); ok {
+		stored.Message.Subject = b.readPrefix + key
+	}
+	return b.decodeStored(&stored)
+}
+
+// fresh reads the newest revision of key from somebody who has seen what this handle was
+// acknowledged for, and the bucket's revision atLeast. A multi_last answer tells up to which
+// sequence its server had come; when that is less, or nothing was found (which comes without
+// it), the leader is asked.
+func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message, error) {
+	ctx, cancel := b.Bound(ctx)
+	defer cancel()
+	var backoff Backoff
+	for {
+		seen := max(b.high.Load(), atLeast)
+		found, upTo, err := b.lastOf(ctx, []string{b.readPrefix + key}, 0)
+		if err == nil && upTo >= seen {
+			return found[0], nil
+		}
+		if err != nil && !errors.Is(err, ErrKeyNotFound) && !errors.Is(err, errNoDirect) {
+			return Message{}, err
+		}
+		if proven, err := b.leaderHas(ctx, seen); err != nil {
+			return Message{}, err
+		} else if proven {
+			return b.fromLeader(ctx, key)
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return Message{}, fmt.Errorf("no server has seen revision %d of the bucket yet: %w", seen, err)
+		}
+	}
+}
+
+// leaderHas reports whether the leader of the stream that takes the writes has come to
+// sequence seen. A leader just elected may still be applying what its predecessor acknowledged.
+func (b *Bucket) leaderHas(ctx context.Context, seen uint64) (bool, error) {
+	if !b.facts.Load().clustered && b.origin.stream == b.stream && seen <= b.high.Load() {
+		return true, nil // there is one server, and it is the one that acknowledged
+	}
+	info, err := b.originInfo(ctx)
+	if err != nil {
+		return false, err
+	}
+	return info.State.LastSeq >= seen, nil
+}

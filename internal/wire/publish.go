@@ -1,0 +1,229 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Write is one message to store: a value or a marker.
+type Write struct {
+	Key      string
+	Data     []byte
+	Op       Op
+	Create   bool   // store it only when the key has no value
+	Expect   bool   // store it only when Revision is the key's newest
+	Revision uint64 // 0 means that the key has no revision
+	TTL      time.Duration
+}
+
+// Write stores w and returns its revision: one request. A *Conflict says that the key was not at
+// the expected revision, ErrKeyExists that it has a value.
+func (b *Bucket) Write(ctx context.Context, w Write) (uint64, error) {
+	if w.Create {
+		return b.create(ctx, w)
+	}
+	return b.store(ctx, w)
+}
+
+func (b *Bucket) store(ctx context.Context, w Write) (uint64, error) {
+	header, err := b.header(&w)
+	if err != nil {
+		return 0, err
+	}
+	subject := b.writePrefix + w.Key
+	var backoff Backoff
+	for {
+		revision, apiErr, err := b.publish(ctx, subject, header, w.Data)
+		if err != nil {
+			return 0, err
+		}
+		if apiErr == nil {
+			b.acknowledged(revision)
+			return revision, nil
+		}
+		actual, known, refused := wrongLastSequence(apiErr)
+		if !refused {
+			return 0, fromServer(apiErr)
+		}
+		if !known {
+			// Error 10164 does not tell whether the key has moved or another write is just in
+			// flight: only the leader's newest revision does.
+			if actual, err = b.newest(ctx, w.Key); err != nil {
+				return 0, err
+			}
+		}
+		if actual != w.Revision {
+			return 0, &Conflict{Expected: w.Revision, Actual: actual}
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return 0, fmt.Errorf("%w: %w", err, apiErr)
+		}
+	}
+}
+
+// newest is the sequence of a key's newest message at the leader, 0 when there is none.
+func (b *Bucket) newest(ctx context.Context, key string) (uint64, error) {
+	m, err := b.fromLeader(ctx, key)
+	if errors.Is(err, ErrKeyNotFound) {
+		return 0, nil
+	}
+	return m.Sequence, err
+}
+
+// header builds the headers of a write, nil when it needs none. What the bucket could not keep
+// is refused here, before anything is sent.
+func (b *Bucket) header(w *Write) (nats.Header, error) {
+	if w.Op == OpPut && !w.Expect && w.TTL == 0 {
+		return nil, nil
+	}
+	header := make(nats.Header, 3)
+	switch w.Op {
+	case OpDelete:
+		header[opHeader] = []string{opDelete}
+	case OpPurge:
+		header[opHeader] = []string{opPurge}
+		header[jetstream.MsgRollup] = []string{jetstream.MsgRollupSubject}
+	}
+	if w.Expect {
+		header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(w.Revision, 10)}
+	}
+	if w.TTL != 0 {
+		f := b.facts.Load()
+		if err := f.checkTTL(w); err != nil {
+			return nil, err
+		}
+		header[jetstream.MsgTTLHeader] = []string{strconv.FormatInt(int64(w.TTL/time.Second), 10)}
+		if f.history != 1 {
+			// When the newest revision expires the one before it would be the newest again.
+			header[jetstream.MsgRollup] = []string{jetstream.MsgRollupSubject}
+		}
+	}
+	return header, nil
+}
+
+// checkTTL reports why the bucket cannot keep w's TTL (ADR-43).
+func (f *facts) checkTTL(w *Write) error {
+	switch ttl := w.TTL; {
+	case ttl < time.Second || ttl%time.Second != 0:
+		return fmt.Errorf("%w: TTL %v is not a whole number of seconds, at least one", ErrInvalidOption, ttl)
+	case w.Op == OpDelete:
+		return fmt.Errorf("%w: a TTL on Delete would bring older revisions back, use Purge", ErrInvalidOption)
+	case !f.messageTT:
+		return fmt.Errorf("%w: TTL: the bucket has no LimitMarkerTTL", ErrInvalidOption)
+	case f.maxAge > 0 && ttl > f.maxAge:
+		return fmt.Errorf("%w: TTL %v is longer than the bucket's own %v", ErrInvalidOption, ttl, f.maxAge)
+	case f.history != 1 && ttl < f.markerTTL:
+		return fmt.Errorf("%w: TTL %v is shorter than the bucket's LimitMarkerTTL %v, to which the server would lengthen it", ErrInvalidOption, ttl, f.markerTTL)
+	}
+	return nil
+}
+
+// publish sends one message and returns its revision, or the server's refusal. Any other
+// error says, by wrapping ErrOutcomeUnknown or not, whether the message may have been stored.
+func (b *Bucket) publish(ctx context.Context, subject string, header nats.Header, data []byte) (uint64, *jetstream.APIError, error) {
+	if b.nc.IsClosed() {
+		return 0, nil, nats.ErrConnectionClosed
+	}
+	if err := ctx.Err(); err != nil {
+		return 0, nil, err
+	}
+	msg, err := b.request(ctx, subject, header, data)
+	if errors.Is(err, nats.ErrNoResponders) {
+		if msg, err = b.republish(ctx, subject, header, data); err == nil && msg == nil {
+			return 0, nil, fmt.Errorf("%w: %w", jetstream.ErrNoStreamResponse, nats.ErrNoResponders)
+		}
+	}
+	if err != nil {
+		return 0, nil, b.unanswered(err, subject)
+	}
+	ack, err := decodeAck(msg.Data, b.origin.stream)
+	if err != nil {
+		return 0, nil, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+	if ack.Error != nil {
+		return 0, ack.Error, nil
+	}
+	if ack.Stream != b.origin.stream {
+		return 0, nil, fmt.Errorf("%w: %s, not %s", ErrWrongStream, Quote(ack.Stream), b.origin.stream)
+	}
+	return ack.Sequence, nil, nil
+}
+
+// republish tries once more when nobody was there to take a message, and finds out why if
+// there is still nobody: ErrBucketNotFound when the stream is gone, no message and no error
+// when it is there.
+func (b *Bucket) republish(ctx context.Context, subject string, header nats.Header, data []byte) (*nats.Msg, error) {
+	if err := pause(ctx, noRespondersPause); err != nil {
+		return nil, fmt.Errorf("%w: %w", nats.ErrNoResponders, err)
+	}
+	msg, err := b.request(ctx, subject, header, data)
+	if errors.Is(err, nats.ErrNoResponders) {
+		if gone := b.gone(ctx, b.origin); gone != nil {
+			return nil, fmt.Errorf("%w: %w", gone, err)
+		}
+		return nil, nil
+	}
+	return msg, err
+}
+
+// unanswered tells what became of a write that got no answer.
+func (b *Bucket) unanswered(err error, subject string) error {
+	err = b.denied(err, subject)
+	if errors.Is(err, nats.ErrMaxPayload) {
+		return fmt.Errorf("%w: %w", ErrValueTooLarge, err)
+	}
+	if neverSent(err) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+}
+
+// create stores the first revision of a key, or the first after a marker.
+func (b *Bucket) create(ctx context.Context, w Write) (uint64, error) {
+	w.Expect, w.Revision = true, 0
+	for attempt := 0; ; attempt++ {
+		revision, err := b.store(ctx, w)
+		var conflict *Conflict
+		if !errors.As(err, &conflict) {
+			return revision, err
+		}
+		if attempt == 0 {
+			// The common case is one request, which bounds itself.
+			var cancel context.CancelFunc
+			ctx, cancel = b.Bound(ctx)
+			defer cancel()
+		}
+		current, err := b.fromLeader(ctx, w.Key)
+		switch {
+		case errors.Is(err, ErrKeyNotFound):
+			w.Revision = 0 // the marker has expired meanwhile
+		case err != nil:
+			return 0, err
+		case !current.Deleted():
+			return 0, fmt.Errorf("%w at revision %d", ErrKeyExists, current.Sequence)
+		default:
+			w.Revision = current.Sequence
+		}
+	}
+}
+
+// Backoff waits between attempts, longer each time and with jitter so that rivals part.
+// The zero value is ready.
+type Backoff struct {
+	attempt int
+}
+
+// Wait waits for the next attempt or until ctx ends.
+func (b *Backoff) Wait(ctx context.Context) error {
+	const shortest, longest = 200 * time.Microsecond, 50 * time.Millisecond
+	limit := min(shortest<<min(b.attempt, 10), longest)
+	b.attempt++
+	return pause(ctx, rand.N(limit)+limit/4)
+}

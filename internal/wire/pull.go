@@ -1,0 +1,234 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	snapshotBatch = 5000
+	liveBatch     = 512
+	pullBytes     = 8 << 20
+
+	// heartbeat is how often the server says that it is there while a pull waits.
+	heartbeat   = 750 * time.Millisecond
+	pullExpires = 20 * time.Second
+
+	// inactive is when the server drops a consumer that nobody pulls from: a client that died,
+	// or one that does not read, which then begins anew where it was.
+	inactive = 10 * time.Second
+
+	// A probe is a pull with heartbeats so close that the server soon tells how far it has come.
+	shortestProbe = 200 * time.Microsecond
+	longestProbe  = 10 * time.Millisecond
+	probeBeats    = 10
+
+	// statusRoom is what a subscription holds beside messages: heartbeats and ends of pulls.
+	statusRoom = 128
+)
+
+// consumer is one ephemeral pull consumer on the server and the subscription that it delivers
+// to. It is used by one goroutine at a time.
+type consumer struct {
+	b        *Bucket
+	name     string
+	inbox    string // prefix of the pulls' reply subjects
+	sub      *nats.Subscription
+	delivery chan *nats.Msg
+	timer    *time.Timer
+	epoch    uint64    // of the connection when it was made
+	heard    time.Time // when something came from it
+
+	sequence  uint64 // of the last message delivered
+	batch     int    // of a pull in the snapshot
+	id        uint64 // of the current pull
+	pulling   bool   // the current pull has not ended
+	left      int    // of the current pull's batch
+	received  int    // by the current pull
+	tooLarge  bool   // the next message exceeds what a pull may return
+	drained   bool   // the last pull delivered messages, and then there were none
+	probing   bool
+	probe     time.Duration
+	idleAt    uint64 // position of the last heartbeat
+	idleAgain bool   // the last two heartbeats told the same position
+
+	skipping bool   // it delivers along a list made at its creation
+	skipTo   uint64 // the list ends at or before this sequence
+}
+
+// newConsumer makes a consumer. info is the stream's state just before.
+func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, info *jetstream.StreamInfo) (*consumer, error) {
+	c := &consumer{
+		b: b, name: nuid.Next(), inbox: b.nc.NewInbox(),
+		timer: time.NewTimer(time.Hour), epoch: b.epoch(), heard: time.Now(),
+		probe:    shortestProbe,
+		skipping: cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && info.Config.MaxMsgsPerSubject != 1,
+	}
+	cfg.Name = c.name
+	made, err := b.js.CreateConsumer(ctx, b.stream, cfg)
+	if err != nil {
+		// What the server may have made although its answer did not come, it drops by itself.
+		return nil, b.denied(fromJetStream(err), consumerCreateSubject(b, cfg))
+	}
+	c.batch = int(min(snapshotBatch, max(liveBatch, made.CachedInfo().NumPending+liveBatch/2)))
+	if c.skipping {
+		later, err := b.Info(ctx)
+		if err != nil {
+			c.close(false)
+			return nil, err
+		}
+		c.skipTo = later.State.LastSeq
+	}
+	c.delivery = make(chan *nats.Msg, c.batch+statusRoom)
+	c.sub, err = b.nc.ChanSubscribe(c.inbox+".*", c.delivery)
+	if err != nil {
+		c.close(false)
+		return nil, err
+	}
+	return c, nil
+}
+
+func consumerCreateSubject(b *Bucket, cfg jetstream.ConsumerConfig) string {
+	subject := b.api + "CONSUMER.CREATE." + b.stream + "." + cfg.Name
+	if cfg.FilterSubject != "" {
+		subject += "." + cfg.FilterSubject
+	}
+	return subject
+}
+
+// pull asks for more messages. In the snapshot the server answers at once with what it has, and
+// after a pull that brought nothing certain it is probed; later it waits for messages to come.
+func (c *consumer) pull(snapshot bool) error {
+	c.id++
+	c.pulling, c.received, c.drained = true, 0, false
+	c.idleAt, c.idleAgain = 0, false
+	c.left = liveBatch
+	limit := pullBytes
+	if snapshot {
+		c.left = c.batch
+	}
+	if c.tooLarge {
+		c.left, limit, c.tooLarge = 1, 0, false
+	}
+	request := fmt.Appendf(nil, `{"batch":%d`, c.left)
+	if limit > 0 {
+		request = fmt.Appendf(request, `,"max_bytes":%d`, limit)
+	}
+	switch {
+	case snapshot && c.probing:
+		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, probeBeats*c.probe, c.probe)
+		c.probe = min(2*c.probe, longestProbe)
+	case snapshot:
+		request = append(request, `,"no_wait":true}`...)
+	default:
+		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, pullExpires, heartbeat)
+	}
+	c.heard = time.Now()
+	reply := c.inbox + "." + strconv.FormatUint(c.id, 10)
+	return c.b.nc.PublishRequest(c.b.api+"CONSUMER.MSG.NEXT."+c.b.stream+"."+c.name, reply, request)
+}
+
+// expected notes a delivered message; it is not the expected one when others were lost.
+func (c *consumer) expected(sequence uint64) bool {
+	if sequence != c.sequence+1 {
+		return false
+	}
+	c.sequence = sequence
+	c.idleAt, c.idleAgain = 0, false
+	c.received++
+	c.probing = false
+	if c.left--; c.left == 0 {
+		c.pulling = false
+	}
+	return true
+}
+
+type pullEvent uint8
+
+const (
+	pullNothing pullEvent = iota
+	pullEnded             // there was nothing more, or the wait is over
+	pullIdle              // there is nothing more for now
+	pullLost              // the consumer is gone, or delivered what did not arrive
+)
+
+// status takes what the server says about a pull. With an idle heartbeat comes the sequence up
+// to which it has looked through the stream.
+func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
+	current := strings.HasSuffix(msg.Subject, "."+strconv.FormatUint(c.id, 10))
+	switch status := msg.Header.Get(statusHeader); status {
+	case "100":
+		if delivered, ok := uintHeader(msg.Header, lastConsumer); ok && delivered > c.sequence {
+			return pullLost, 0
+		}
+		position, ok := uintHeader(msg.Header, lastStream)
+		if !ok || !current {
+			return pullNothing, 0
+		}
+		c.idleAgain = c.idleAt == position
+		c.idleAt = position
+		return pullIdle, position
+	case "404", "408":
+		if !current || !c.pulling {
+			return pullNothing, 0
+		}
+		c.pulling = false
+		c.drained = status == "404" && c.received > 0
+		c.probing = !c.drained
+		return pullEnded, 0
+	case "409":
+		switch description := msg.Header.Get("Description"); {
+		case strings.HasPrefix(description, "Message Size Exceeds MaxBytes"):
+			if current && c.pulling {
+				c.pulling, c.tooLarge = false, c.received == 0
+			}
+			return pullNothing, 0
+		case strings.HasPrefix(description, "Batch Completed"):
+			return pullNothing, 0
+		}
+	}
+	return pullLost, 0
+}
+
+// close ends the subscription and deletes the consumer. With wait the server has confirmed that
+// when close returns; where it cannot be asked it drops the consumer by itself.
+func (c *consumer) close(wait bool) {
+	c.timer.Stop()
+	nc := c.b.nc
+	if c.sub != nil {
+		_ = c.sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
+	}
+	if !nc.IsConnected() {
+		return
+	}
+	subject := "CONSUMER.DELETE." + c.b.stream + "." + c.name
+	if !wait {
+		_ = nc.Publish(c.b.api+subject, nil) // see above: the server drops it by itself
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+	defer cancel()
+	var done struct{}
+	_ = c.b.apiRequest(ctx, c.b.api, subject, nil, &done) // see above
+}
+
+// connected waits until the client is connected.
+func (c *Conn) connected(ctx context.Context) error {
+	const check = 20 * time.Millisecond
+	for !c.nc.IsConnected() {
+		if c.nc.IsClosed() {
+			return nats.ErrConnectionClosed
+		}
+		if err := pause(ctx, check); err != nil {
+			return fmt.Errorf("%w: %w", nats.ErrDisconnected, err)
+		}
+	}
+	return nil
+}

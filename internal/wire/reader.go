@@ -1,0 +1,611 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Start says where a Reader begins.
+type Start uint8
+
+const (
+	// StartLast begins with the newest revision of every key.
+	StartLast Start = iota
+	// StartAt begins with the stored revision at a sequence, or the first after it.
+	StartAt
+	// StartNew begins with what is stored after the reader was opened.
+	StartNew
+)
+
+// ReaderConfig says what a Reader reads.
+type ReaderConfig struct {
+	Filters     []string // patterns over keys, none: every key
+	Whole       bool     // the whole stream, whatever its subjects; excludes Filters
+	Start       Start
+	Sequence    uint64 // with StartAt
+	HeadersOnly bool
+	SkipMarkers bool // hand out values only
+	Once        bool // read up to the end of the snapshot; a server that does not answer is an error
+
+	// OnChange is told when the reader loses touch with the server (why), and again (nil) when
+	// it has found it. It runs on the goroutine that reads, and may stop the reader.
+	OnChange func(error)
+}
+
+// ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
+// beside that.
+var ErrSynced = errors.New("the snapshot has ended")
+
+const (
+	// What a reader takes before Open returns, so that a write right after it replaces nothing
+	// that the caller was promised.
+	eagerMessages = 4096
+	eagerBytes    = 4 << 20
+
+	// A reader that is told of the connection's loss, or that hears nothing for this long,
+	// starts anew.
+	silence = 2 * heartbeat
+
+	// attemptTimeout bounds each request of a reader that starts anew.
+	attemptTimeout = 2 * time.Second
+)
+
+// Reader reads a bucket's stream in order: first the snapshot, which is what the bucket has
+// where it starts, then every change. It hands out no revision twice and none that the bucket
+// still has is left out, through lost connections, consumers and servers.
+//
+// It has no goroutine: what it does it does for whoever calls Next, and a caller who does not
+// read costs one pull's worth of messages. Next may be called by one goroutine at a time, Stop
+// by any.
+type Reader struct {
+	b        *Bucket
+	cfg      ReaderConfig
+	subjects []string // filters of the consumer
+	match    []string // filters to check here, when the consumer's match more
+
+	life     context.Context // ends with the caller's, or by Stop
+	end      context.CancelCauseFunc
+	unwatch  func() bool
+	patience time.Duration // with Once: how long without an answer, 0 for as long as life
+
+	turn chan struct{} // held by who reads or tears down
+	tear sync.Once
+
+	created  time.Time // identity of the stream
+	reached  uint64    // a sequence that the stream is known to have come to
+	target   uint64    // the snapshot has to cover the stream up to here
+	cursor   uint64    // last sequence handed out or dropped
+	snapshot bool      // the end of the snapshot is still to come
+	synced   atomic.Bool
+	queue    []Message // received and not handed out
+	head     int
+	notices  []error // for OnChange
+	lost     error   // why the reader is out of touch, nil while it is not
+	failed   error   // why it ended
+
+	consumer *consumer
+	backoff  Backoff
+	progress time.Time // when the server last answered
+}
+
+// OpenReader starts reading. The reader lives until ctx ends or Stop.
+func (b *Bucket) OpenReader(ctx context.Context, cfg ReaderConfig) (*Reader, error) {
+	r := &Reader{
+		b: b, cfg: cfg,
+		turn:     make(chan struct{}, 1),
+		snapshot: cfg.Start != StartNew,
+		progress: time.Now(),
+	}
+	if err := r.filter(); err != nil {
+		return nil, err
+	}
+	if cfg.Start == StartAt && cfg.Sequence > 0 {
+		r.cursor = cfg.Sequence - 1
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		r.patience = b.timeout
+	}
+	r.life, r.end = context.WithCancelCause(ctx)
+	bounded, cancel := b.Bound(r.life)
+	defer cancel()
+	if err := r.open(bounded); err != nil {
+		r.end(nil)
+		r.disconnect(true)
+		return nil, err
+	}
+	r.unwatch = context.AfterFunc(r.life, r.teardown)
+	return r, nil
+}
+
+func (r *Reader) filter() error {
+	for _, filter := range r.cfg.Filters {
+		if err := CheckFilter(filter); err != nil {
+			return err
+		}
+	}
+	if r.cfg.Whole {
+		return nil
+	}
+	folded, exact := FoldFilters(r.cfg.Filters)
+	if !exact {
+		r.match = append(r.match, r.cfg.Filters...)
+	}
+	if len(folded) == 0 {
+		folded = []string{AllKeys}
+	}
+	for _, filter := range folded {
+		r.subjects = append(r.subjects, r.b.readPrefix+filter)
+	}
+	return nil
+}
+
+// open makes the first consumer, and unless the reader reads only once takes the beginning of
+// the snapshot.
+func (r *Reader) open(ctx context.Context) error {
+	for {
+		err := r.connect(ctx)
+		if err == nil {
+			break
+		}
+		if !transient(err) {
+			return err
+		}
+		if waited := r.backoff.Wait(ctx); waited != nil {
+			return fmt.Errorf("%w: %w", waited, err)
+		}
+	}
+	if r.cfg.Once {
+		return nil
+	}
+	bytes := 0
+	for r.snapshot && len(r.queue) < eagerMessages && bytes < eagerBytes {
+		before := len(r.queue)
+		if err := r.advance(ctx); err != nil {
+			return err
+		}
+		if r.failed != nil {
+			return r.failed
+		}
+		for _, m := range r.queue[before:] {
+			bytes += len(m.Data)
+		}
+	}
+	if !r.snapshot && r.cfg.Start == StartLast {
+		r.compact()
+	}
+	r.settle()
+	return nil
+}
+
+// compact drops from a snapshot that has been received whole what was replaced while it was.
+func (r *Reader) compact() {
+	newest := make(map[string]uint64, len(r.queue))
+	for i := range r.queue {
+		newest[r.queue[i].Key] = r.queue[i].Sequence
+	}
+	if len(newest) == len(r.queue) {
+		return
+	}
+	kept := r.queue[:0]
+	for _, m := range r.queue {
+		if newest[m.Key] == m.Sequence {
+			kept = append(kept, m)
+		}
+	}
+	clear(r.queue[len(kept):])
+	r.queue = kept
+}
+
+// settle notes when the last message of the snapshot has been handed out.
+func (r *Reader) settle() {
+	if !r.snapshot && r.head == len(r.queue) {
+		r.synced.Store(true)
+	}
+}
+
+// Synced reports whether the whole snapshot has been handed out.
+func (r *Reader) Synced() bool { return r.synced.Load() }
+
+// Next returns the next message. ErrWatcherStopped after Stop; an error of ctx does not end the
+// reader, any other does.
+func (r *Reader) Next(ctx context.Context) (Message, error) {
+	if err := r.take(ctx); err != nil {
+		return Message{}, err
+	}
+	defer r.release()
+	for {
+		if err := r.ended(ctx); err != nil {
+			return Message{}, err
+		}
+		if len(r.notices) > 0 {
+			if err := r.notify(ctx); err != nil {
+				return Message{}, err
+			}
+			continue
+		}
+		if m, ok := r.pop(); ok {
+			return m, nil
+		}
+		if r.failed != nil {
+			return Message{}, r.failed
+		}
+		if r.cfg.Once && !r.snapshot {
+			r.synced.Store(true)
+			return Message{}, ErrSynced
+		}
+		before := r.snapshot
+		if err := r.advance(ctx); err != nil {
+			return Message{}, err
+		}
+		if before && !r.snapshot && r.head == len(r.queue) {
+			r.synced.Store(true)
+			return Message{}, ErrSynced
+		}
+	}
+}
+
+// take waits for the reader's turn.
+func (r *Reader) take(ctx context.Context) error {
+	select {
+	case r.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (r *Reader) release() { <-r.turn }
+
+// ended tells whether and why nothing more is to be handed out.
+func (r *Reader) ended(ctx context.Context) error {
+	if r.life.Err() != nil {
+		return r.cause()
+	}
+	return ctx.Err()
+}
+
+// cause is why the reader's life has ended: ErrWatcherStopped or the error of its context.
+func (r *Reader) cause() error {
+	if cause := context.Cause(r.life); cause == ErrWatcherStopped {
+		return cause
+	}
+	return r.life.Err()
+}
+
+// pop takes the oldest message received. Within the snapshot the last one is held back until
+// it is known whether another follows: whoever gets it may then ask Synced.
+func (r *Reader) pop() (Message, bool) {
+	waiting := len(r.queue) - r.head
+	if waiting == 0 || waiting == 1 && r.snapshot && r.failed == nil {
+		return Message{}, false
+	}
+	m := r.queue[r.head]
+	r.queue[r.head] = Message{}
+	r.head++
+	if r.head == len(r.queue) {
+		r.queue, r.head = r.queue[:0], 0
+		if cap(r.queue) > eagerMessages {
+			r.queue = nil
+		}
+	}
+	r.settle()
+	return m, true
+}
+
+// notify calls OnChange outside the reader's turn, so that it may call Stop.
+func (r *Reader) notify(ctx context.Context) error {
+	notices := r.notices
+	r.notices = nil
+	r.release()
+	for _, notice := range notices {
+		r.cfg.OnChange(notice)
+	}
+	// Next releases the turn when it returns, whatever ctx says.
+	r.turn <- struct{}{}
+	return ctx.Err()
+}
+
+// change notes that touch with the server was lost, or found again.
+func (r *Reader) change(err error) {
+	if (err == nil) == (r.lost == nil) {
+		return
+	}
+	r.lost = err
+	if r.cfg.OnChange != nil {
+		r.notices = append(r.notices, err)
+	}
+}
+
+// advance does one step: it connects, or pulls, or takes what the server sent. An error is one
+// of ctx, of the reader's life or of Stop; failures are kept in r.failed.
+func (r *Reader) advance(ctx context.Context) error {
+	if r.consumer == nil {
+		return r.reconnect(ctx)
+	}
+	if !r.consumer.pulling {
+		if err := r.consumer.pull(r.snapshot); err != nil {
+			r.interrupted(err)
+			return nil
+		}
+	}
+	msg, err := r.receive(ctx)
+	if err != nil || msg == nil {
+		return err
+	}
+	r.heard()
+	if msg.Reply == "" {
+		r.status(msg)
+		return nil
+	}
+	m, sequence, err := r.b.decodeConsumed(msg)
+	switch {
+	case err != nil:
+		r.interrupted(err)
+	case !r.consumer.expected(sequence):
+		r.interrupted(errors.New("messages were lost on the way"))
+	default:
+		r.accept(m)
+	}
+	return nil
+}
+
+// accept queues a message, unless it is known already or not wanted.
+func (r *Reader) accept(m Message) {
+	if m.Sequence <= r.cursor {
+		return
+	}
+	r.cursor = m.Sequence
+	r.reached = max(r.reached, m.Sequence)
+	if r.cfg.SkipMarkers && m.Deleted() || r.match != nil && !matchAny(r.match, m.Key) {
+		return
+	}
+	if r.head > 0 && r.head == len(r.queue) {
+		r.queue, r.head = r.queue[:0], 0
+	}
+	r.queue = append(r.queue, m)
+}
+
+// status takes a message that the server sent about a pull, not from the stream.
+func (r *Reader) status(msg *nats.Msg) {
+	switch event, position := r.consumer.status(msg); event {
+	case pullEnded, pullIdle:
+		if r.snapshot && r.complete(event, position) {
+			r.snapshot = false
+		}
+	case pullLost:
+		r.interrupted(fmt.Errorf("the consumer is gone: %s %s", msg.Header.Get(statusHeader), msg.Header.Get("Description")))
+	}
+}
+
+// receive waits for the next message of the subscription; nil when there is something else to
+// do first.
+func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
+	c := r.consumer
+	select {
+	case msg := <-c.delivery:
+		return msg, nil
+	default:
+	}
+	c.timer.Reset(lossCheck)
+	select {
+	case msg := <-c.delivery:
+		return msg, nil
+	case <-c.timer.C:
+		r.check()
+		return nil, nil
+	case <-r.life.Done():
+		return nil, r.cause()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// check looks whether the reader is still in touch with its consumer.
+func (r *Reader) check() {
+	nc := r.b.nc
+	switch {
+	case nc.IsClosed():
+		r.fail(nats.ErrConnectionClosed)
+	case !nc.IsConnected() || r.b.epoch() != r.consumer.epoch:
+		r.interrupted(errConnectionLost)
+	case time.Since(r.consumer.heard) > silence:
+		r.interrupted(jetstream.ErrNoHeartbeat)
+	}
+}
+
+func (r *Reader) heard() {
+	now := time.Now()
+	r.consumer.heard, r.progress = now, now
+	r.backoff = Backoff{}
+	r.change(nil)
+}
+
+// interrupted gives up the consumer; the next step makes another.
+func (r *Reader) interrupted(err error) {
+	r.change(err)
+	r.disconnect(false)
+}
+
+func (r *Reader) fail(err error) {
+	r.failed = err
+	r.disconnect(false)
+}
+
+// reconnect tries to make another consumer, once.
+func (r *Reader) reconnect(ctx context.Context) error {
+	both, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.life, cancel)()
+	attempt, cancelAttempt := context.WithTimeout(both, attemptTimeout)
+	defer cancelAttempt()
+	err := r.connect(attempt)
+	if err == nil {
+		return nil
+	}
+	if ended := r.ended(ctx); ended != nil {
+		return ended
+	}
+	switch {
+	case errors.Is(err, ErrBucketNotFound), errors.Is(err, ErrBucketReplaced), errors.Is(err, nats.ErrConnectionClosed):
+		r.fail(err)
+		return nil
+	case r.cfg.Once && r.patience > 0 && time.Since(r.progress) > r.patience:
+		r.fail(fmt.Errorf("no answer for %v: %w", r.patience, err))
+		return nil
+	}
+	r.change(err)
+	if r.backoff.Wait(both) != nil {
+		return r.ended(ctx)
+	}
+	return nil
+}
+
+// transient reports whether a first attempt that failed with err is worth another.
+func transient(err error) bool {
+	var apiErr *jetstream.APIError
+	return isTimeout(err) && !errors.Is(err, ErrPermission) ||
+		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected) ||
+		errors.As(err, &apiErr) && apiErr.Code == serviceUnavailable
+}
+
+// connect checks that the stream is the one that is being read, and makes a consumer that goes
+// on behind the cursor.
+func (r *Reader) connect(ctx context.Context) error {
+	if err := r.b.connected(ctx); err != nil {
+		return err
+	}
+	info, err := r.identify(ctx)
+	if err != nil {
+		return err
+	}
+	if r.created.IsZero() {
+		r.created = info.Created
+		r.reached = info.State.LastSeq
+		r.target = info.State.LastSeq
+		if r.cfg.Start == StartNew {
+			// Never the server's "new": a consumer made again before the first message came
+			// would begin after what was stored in between.
+			r.cursor = info.State.LastSeq
+			r.synced.Store(true)
+		}
+		if r.cfg.Once && info.State.Msgs == 0 {
+			r.snapshot = false
+			return nil
+		}
+	}
+	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info)
+	return err
+}
+
+// identify asks for the stream's state and compares it with what the reader knows.
+func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
+	var backoff Backoff
+	for confirmed := false; ; {
+		info, err := r.b.Info(ctx)
+		switch {
+		case errors.Is(err, ErrBucketNotFound):
+			// A server of a cluster that has just started may not know its streams yet.
+			if confirmed || !r.b.facts.Load().clustered {
+				return nil, err
+			}
+			if err := pause(ctx, lossCheck); err != nil {
+				return nil, err
+			}
+			confirmed = true
+		case err != nil:
+			return nil, err
+		case !r.created.IsZero() && !info.Created.Equal(r.created):
+			return nil, ErrBucketReplaced
+		case info.State.LastSeq >= max(r.reached, r.b.high.Load()):
+			return info, nil
+		case confirmed:
+			return nil, fmt.Errorf("%w: it ends at revision %d, not %d", ErrBucketReplaced, info.State.LastSeq, r.reached)
+		default:
+			// A leader just elected may still be applying what its predecessor acknowledged.
+			// A mirror may be as late as it likes.
+			confirmed = !r.b.facts.Load().mirror && time.Since(r.progress) > r.b.timeout/2
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (r *Reader) consumerConfig() jetstream.ConsumerConfig {
+	cfg := jetstream.ConsumerConfig{
+		AckPolicy:         jetstream.AckNonePolicy,
+		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:       r.cursor + 1,
+		HeadersOnly:       r.cfg.HeadersOnly,
+		InactiveThreshold: inactive,
+		MemoryStorage:     true,
+		Replicas:          1,
+	}
+	if r.snapshot && r.cfg.Start == StartLast {
+		// Begun anew in the middle of the snapshot it repeats what the cursor then drops.
+		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverLastPerSubjectPolicy, 0
+	}
+	if len(r.subjects) == 1 {
+		cfg.FilterSubject = r.subjects[0]
+	} else {
+		cfg.FilterSubjects = r.subjects
+	}
+	return cfg
+}
+
+// complete decides whether the snapshot has been received whole. It has when, at some moment
+// after it was begun, the consumer's server had nothing more to deliver and had itself come to
+// what the stream's leader had when it was begun: a key's newest revision of that moment was
+// there already when the reader came by it.
+//
+// A pull that ends with "no messages" after it delivered some, and an idle heartbeat, are such
+// moments. One that ends so without having delivered any is not: the server answers it from a
+// count of pending messages, which an overwritten key leaves and re-enters at different times.
+func (r *Reader) complete(event pullEvent, position uint64) bool {
+	c := r.consumer
+	switch event {
+	case pullEnded:
+		if !c.drained || c.skipping && r.cursor <= c.skipTo {
+			return false
+		}
+	case pullIdle:
+		// A consumer that skips along a list of newest revisions pauses where one of them is
+		// gone; at the end of the stream it says so twice.
+		if c.skipping && !c.idleAgain {
+			return false
+		}
+	}
+	return max(position, r.cursor) >= r.target || !r.b.cautious()
+}
+
+// Stop ends the reader: when it returns nothing of it is left, in the client or on the server.
+// It may be called twice, and from anywhere.
+func (r *Reader) Stop() {
+	r.unwatch()
+	r.end(ErrWatcherStopped)
+	r.teardown()
+}
+
+// teardown waits for the turn, which nobody keeps for long once life has ended.
+func (r *Reader) teardown() {
+	r.tear.Do(func() {
+		r.turn <- struct{}{}
+		r.disconnect(true)
+		r.release()
+	})
+}
+
+// disconnect gives up the consumer, if there is one. With wait it is gone on the server too.
+func (r *Reader) disconnect(wait bool) {
+	if r.consumer != nil {
+		r.consumer.close(wait)
+		r.consumer = nil
+	}
+}

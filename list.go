@@ -1,0 +1,75 @@
+package jskv
+
+import (
+	"context"
+	"iter"
+
+	"github.com/seed646b090f/jskv/internal/wire"
+)
+
+// Keys yields every live key once. A key that is alive from the call to the end is never
+// missing, however many writers overwrite it meanwhile. An empty bucket is an empty sequence, no
+// error.
+//
+// Filters are NATS subject patterns over keys ("sue.*", "sue.>"); none means every key. They may
+// overlap; one that is no pattern over keys gives ErrInvalidFilter.
+//
+// A sequence of this package that ends without an error was complete; a non-nil error is the
+// last pair. Nothing is sent before the first step, breaking out releases everything, and a
+// sequence can be ranged over again. Where ctx has no deadline, a server that does not answer
+// for the default timeout (5 s) ends the sequence with an error.
+func (b *Bucket[T]) Keys(ctx context.Context, filters ...string) iter.Seq2[string, error] {
+	filters = append([]string(nil), filters...)
+	return func(yield func(string, error) bool) {
+		err := b.core.List(ctx, filters, true, func(m *wire.Message) bool {
+			return yield(m.Key, nil)
+		})
+		if err != nil {
+			yield("", b.failed("list keys of", "", err))
+		}
+	}
+}
+
+// Entries yields the newest revision of every live key, once, in no order that is promised. It
+// keeps the contract of Keys. A value that does not decode is no end: its pair is the entry
+// without the value and a *DecodeError, and the sequence goes on.
+func (b *Bucket[T]) Entries(ctx context.Context, filters ...string) iter.Seq2[Entry[T], error] {
+	filters = append([]string(nil), filters...)
+	return func(yield func(Entry[T], error) bool) {
+		err := b.core.List(ctx, filters, false, func(m *wire.Message) bool {
+			return yield(b.entry(m, false))
+		})
+		if err != nil {
+			yield(Entry[T]{}, b.failed("list entries of", "", err))
+		}
+	}
+}
+
+// History yields the stored revisions of key, oldest first, markers included. A key without any
+// is an empty sequence. Its errors are those of Entries, and ErrInvalidKey.
+func (b *Bucket[T]) History(ctx context.Context, key string) iter.Seq2[Entry[T], error] {
+	return func(yield func(Entry[T], error) bool) {
+		err := wire.CheckKey(key)
+		if err == nil {
+			err = b.core.History(ctx, key, func(m *wire.Message) bool {
+				return yield(b.entry(m, false))
+			})
+		}
+		if err != nil {
+			yield(Entry[T]{}, b.failed("history of", key, err))
+		}
+	}
+}
+
+// Collect gathers a sequence into a slice; on an error it returns what came before it too. An
+// entry whose value did not decode ends it as any error does.
+func Collect[V any](seq iter.Seq2[V, error]) ([]V, error) {
+	var all []V
+	for v, err := range seq {
+		if err != nil {
+			return all, err
+		}
+		all = append(all, v)
+	}
+	return all, nil
+}

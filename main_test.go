@@ -1,0 +1,52 @@
+package jskv_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m)
+}
+
+// testContext bounds a test's requests far above what they need.
+func testContext(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// newBucket makes a bucket of strings named "b" on a server of its own.
+func newBucket(t testing.TB, cfg jetstream.KeyValueConfig, opts ...jskv.BucketOption) (*jskv.Bucket[string], *jskvtest.Server) {
+	t.Helper()
+	server := jskvtest.NewServer(t)
+	return createBucket(t, server.JetStream(), cfg, opts...), server
+}
+
+// createBucket makes a bucket of strings, named "b" unless cfg says otherwise.
+func createBucket(t testing.TB, js jetstream.JetStream, cfg jetstream.KeyValueConfig, opts ...jskv.BucketOption) *jskv.Bucket[string] {
+	t.Helper()
+	if cfg.Bucket == "" {
+		cfg.Bucket = "b"
+	}
+	b, err := jskv.CreateBucket(testContext(t), js, cfg, jskv.String(), opts...)
+	require.NoError(t, err)
+	return b
+}
+
+// mustPut puts a value and returns its revision.
+func mustPut(t testing.TB, b *jskv.Bucket[string], key, value string) uint64 {
+	t.Helper()
+	revision, err := b.Put(testContext(t), key, value)
+	require.NoError(t, err)
+	return revision
+}

@@ -1,0 +1,141 @@
+package jskv
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/seed646b090f/jskv/internal/wire"
+)
+
+// BucketOption changes how a bucket is made or opened.
+type BucketOption interface {
+	applyBucket(*wire.Options)
+}
+
+type bucketOption func(*wire.Options)
+
+func (o bucketOption) applyBucket(opts *wire.Options) { o(opts) }
+
+// WithTransactions makes the bucket accept atomic batches (ADR-50; server 2.12 or later). By
+// default a bucket is made without. OpenBucket changes nothing: it fails with
+// ErrTransactionsDisabled when the bucket does not accept them.
+func WithTransactions() BucketOption {
+	return bucketOption(func(opts *wire.Options) { opts.Transactions = true })
+}
+
+func bucketOptions(opts []BucketOption) wire.Options {
+	var all wire.Options
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applyBucket(&all)
+		}
+	}
+	return all
+}
+
+// ReadOption changes what Entry and Get read, and from whom.
+type ReadOption interface {
+	applyRead(*readOptions)
+}
+
+type readOptions struct {
+	wire.Read
+	atRevision bool
+}
+
+type readOption func(*readOptions)
+
+func (o readOption) applyRead(opts *readOptions) { o(opts) }
+
+// AtRevision reads that very revision of the key instead of the newest. ErrKeyNotFound when the
+// bucket does not have it (any more), when it is a marker, or when it is another key's.
+func AtRevision(revision uint64) ReadOption {
+	return readOption(func(opts *readOptions) { opts.Revision, opts.atRevision = revision, true })
+}
+
+// AtLeast asks for an answer that has seen at least this revision of the bucket, for example one
+// that another process was acknowledged for. Without it an answer has seen the handle's own
+// writes. A revision that the bucket does not reach in time gives the context's error.
+func AtLeast(revision uint64) ReadOption {
+	return readOption(func(opts *readOptions) { opts.AtLeast = max(opts.AtLeast, revision) })
+}
+
+// FromLeader asks the stream's leader, never a replica or a mirror: of a mirror, its origin. It
+// is the newest that a server can answer, for the price of a slower request; a leader that has
+// been deposed and does not know it yet may still answer.
+func FromLeader() ReadOption {
+	return readOption(func(opts *readOptions) { opts.Leader = true })
+}
+
+func collectRead(opts []ReadOption) (wire.Read, error) {
+	var all readOptions
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applyRead(&all)
+		}
+	}
+	if all.atRevision && all.Revision == 0 {
+		return all.Read, fmt.Errorf("%w: AtRevision(0): revisions begin with 1", ErrInvalidOption)
+	}
+	return all.Read, nil
+}
+
+// WriteOption changes how a write is stored.
+type WriteOption interface {
+	applyWrite(*writeOptions)
+}
+
+type writeOptions struct {
+	ttl         time.Duration
+	hasTTL      bool
+	revision    uint64
+	hasRevision bool
+}
+
+type writeOption func(*writeOptions)
+
+func (o writeOption) applyWrite(opts *writeOptions) { o(opts) }
+
+// TTL lets the value (or, on Purge, the marker) expire after d: whole seconds, at least one, on
+// a bucket with LimitMarkerTTL (ADR-43, ADR-48; server 2.11 or later). The server then leaves a
+// marker for which Entry.Expired is true. On a bucket with history it drops the key's older
+// revisions, which would come back otherwise, and must not be shorter than LimitMarkerTTL, to
+// which the server would silently lengthen it. It must not exceed the bucket's own TTL. What
+// cannot be kept is refused with ErrInvalidOption, and so is a TTL on Delete. By default a
+// value does not expire: a later write without TTL makes the key permanent again.
+func TTL(d time.Duration) WriteOption {
+	return writeOption(func(opts *writeOptions) { opts.ttl, opts.hasTTL = d, true })
+}
+
+// IfRevision makes Delete and Purge conditional, as Update is: they succeed only when revision is
+// the key's newest, else they return a *RevisionError. 0 is a revision like others: the key must
+// have none. On other writes it is an ErrInvalidOption.
+func IfRevision(revision uint64) WriteOption {
+	return writeOption(func(opts *writeOptions) { opts.revision, opts.hasRevision = revision, true })
+}
+
+// collectWrite applies opts to w, whose operation decides which of them it may have.
+func collectWrite(w *wire.Write, opts []WriteOption) error {
+	if len(opts) == 0 {
+		return nil
+	}
+	var all writeOptions
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applyWrite(&all)
+		}
+	}
+	if all.hasRevision {
+		if w.Op == wire.OpPut {
+			return fmt.Errorf("%w: IfRevision is for Delete and Purge, use Update", ErrInvalidOption)
+		}
+		w.Expect, w.Revision = true, all.revision
+	}
+	if all.hasTTL {
+		if all.ttl == 0 {
+			return fmt.Errorf("%w: TTL 0 is not a whole number of seconds, at least one", ErrInvalidOption)
+		}
+		w.TTL = all.ttl
+	}
+	return nil
+}

@@ -1,0 +1,215 @@
+package jskv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+
+	"github.com/seed646b090f/jskv/internal/wire"
+)
+
+// AllKeys is the filter that every key matches.
+const AllKeys = wire.AllKeys
+
+// WatchOption changes what a watcher delivers.
+type WatchOption interface {
+	applyWatch(*watchOptions)
+}
+
+type watchOptions struct {
+	filters      []string
+	updatesOnly  bool
+	history      bool
+	ignore       bool
+	keysOnly     bool
+	fromRevision bool
+	revision     uint64
+	onStatus     func(error)
+}
+
+type watchOption func(*watchOptions)
+
+func (o watchOption) applyWatch(opts *watchOptions) { o(opts) }
+
+// AndFilter watches what these filters match as well. They may overlap.
+func AndFilter(filters ...string) WatchOption {
+	filters = append([]string(nil), filters...)
+	return watchOption(func(opts *watchOptions) { opts.filters = append(opts.filters, filters...) })
+}
+
+// UpdatesOnly leaves the snapshot out: only what is written after Watch returned is delivered.
+// It excludes WithHistory and FromRevision.
+func UpdatesOnly() WatchOption {
+	return watchOption(func(opts *watchOptions) { opts.updatesOnly = true })
+}
+
+// WithHistory makes the snapshot all stored revisions, not just the newest of every key.
+func WithHistory() WatchOption {
+	return watchOption(func(opts *watchOptions) { opts.history = true })
+}
+
+// IgnoreDeletes leaves markers out.
+func IgnoreDeletes() WatchOption {
+	return watchOption(func(opts *watchOptions) { opts.ignore = true })
+}
+
+// KeysOnly leaves values out: they are not sent. The server tells a value's size in bytes in the
+// header Nats-Msg-Size.
+func KeysOnly() WatchOption {
+	return watchOption(func(opts *watchOptions) { opts.keysOnly = true })
+}
+
+// FromRevision begins with the stored revisions from this one on (the first after it, when it is
+// gone), and not with the newest of every key. Those that are stored already are the snapshot.
+// It excludes UpdatesOnly, and includes WithHistory.
+func FromRevision(revision uint64) WatchOption {
+	return watchOption(func(opts *watchOptions) { opts.fromRevision, opts.revision = true, revision })
+}
+
+// OnInterruption has report called when the watcher loses touch with the server, with the reason,
+// and again with nil when it is being served again: in between, what the watcher has delivered
+// may be out of date. Nothing is lost by an interruption. It is called on the goroutine that
+// reads the watcher, so it is told of nothing while nobody reads, and may call Stop.
+func OnInterruption(report func(err error)) WatchOption {
+	return watchOption(func(opts *watchOptions) { opts.onStatus = report })
+}
+
+func (opts *watchOptions) config() (wire.ReaderConfig, error) {
+	cfg := wire.ReaderConfig{
+		Filters:     opts.filters,
+		HeadersOnly: opts.keysOnly,
+		SkipMarkers: opts.ignore,
+		OnChange:    opts.onStatus,
+	}
+	switch {
+	case opts.updatesOnly && opts.history:
+		return cfg, fmt.Errorf("%w: UpdatesOnly and WithHistory exclude each other", ErrInvalidOption)
+	case opts.updatesOnly && opts.fromRevision:
+		return cfg, fmt.Errorf("%w: UpdatesOnly and FromRevision exclude each other", ErrInvalidOption)
+	case opts.updatesOnly:
+		cfg.Start = wire.StartNew
+	case opts.fromRevision || opts.history:
+		cfg.Start, cfg.Sequence = wire.StartAt, opts.revision
+	}
+	return cfg, nil
+}
+
+// Watcher delivers, in revision order, first the keys' current revisions (the snapshot) and
+// then every change that the bucket still has when it comes by: with a history of one, the
+// newest of a key. One goroutine reads it at a time; Stop and Synced may be called from any.
+//
+// It survives reconnects, leader changes and server restarts without losing or repeating a
+// revision that the bucket still has. When the bucket is deleted, or replaced by another of the
+// same name, it ends with ErrBucketNotFound or ErrBucketReplaced instead of falling silent.
+//
+// It has no goroutine of its own and works while it is being read. A reader that does not read
+// costs the memory of one request's messages (at most 512 of them, or 8 MB, after the snapshot),
+// and gets everything later.
+type Watcher[T any] struct {
+	bucket   *Bucket[T]
+	reader   *wire.Reader
+	filter   string
+	keysOnly bool
+}
+
+// Watch starts watching the keys that filter matches and returns when the server has it: a write
+// after that is seen. It lives until ctx ends or Stop. AllKeys watches every key.
+//
+// Errors: ErrInvalidFilter, ErrInvalidOption, ErrBucketNotFound, ErrPermission.
+func (b *Bucket[T]) Watch(ctx context.Context, filter string, opts ...WatchOption) (*Watcher[T], error) {
+	const op = "watch"
+	all := watchOptions{filters: []string{filter}}
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applyWatch(&all)
+		}
+	}
+	cfg, err := all.config()
+	if err != nil {
+		return nil, b.failed(op, "", err)
+	}
+	reader, err := b.core.OpenReader(ctx, cfg)
+	if err != nil {
+		return nil, b.failed(op, "", err)
+	}
+	return &Watcher[T]{bucket: b, reader: reader, filter: filter, keysOnly: all.keysOnly}, nil
+}
+
+// Snapshot yields the current revision of every matching key and ends. Up to some thousand
+// entries (4096, or 4 MB) it is the state at the moment in which Watch returned, each key once;
+// in a longer one, a key that is written meanwhile comes with its newer revision too. What was
+// handed out already, by Snapshot or Next, does not come again.
+//
+// It ends without an error when the snapshot is complete; any other end is an error, which is
+// the last pair: ErrWatcherStopped after Stop, that of Watch's context when it ends. A
+// *DecodeError is no end, as in Entries.
+func (w *Watcher[T]) Snapshot() iter.Seq2[Entry[T], error] {
+	return func(yield func(Entry[T], error) bool) {
+		for !w.reader.Synced() {
+			e, err := w.next(context.Background())
+			if errors.Is(err, wire.ErrSynced) {
+				return
+			}
+			if !yield(e, err) || ends(err) {
+				return
+			}
+		}
+	}
+}
+
+// Updates yields what comes after the snapshot (what is left of the snapshot is skipped), until
+// the context of Watch ends (the last pair is its error), Stop (it ends with no error), or a
+// failure: ErrBucketNotFound, ErrBucketReplaced, nats.ErrConnectionClosed. A *DecodeError is no
+// end, as in Entries. It can be ranged over again and goes on where it was left.
+func (w *Watcher[T]) Updates() iter.Seq2[Entry[T], error] {
+	return func(yield func(Entry[T], error) bool) {
+		for {
+			update := w.reader.Synced()
+			e, err := w.next(context.Background())
+			switch {
+			case errors.Is(err, wire.ErrSynced), !update && !ends(err):
+				continue
+			case errors.Is(err, ErrWatcherStopped):
+				return
+			}
+			if !yield(e, err) || ends(err) {
+				return
+			}
+		}
+	}
+}
+
+// Next is the pull form of both: snapshot entries first. It waits for the next entry until ctx
+// ends, whose error is not the watcher's end: the next call goes on. ErrWatcherStopped after
+// Stop; other errors as Updates.
+func (w *Watcher[T]) Next(ctx context.Context) (Entry[T], error) {
+	for {
+		e, err := w.next(ctx)
+		if !errors.Is(err, wire.ErrSynced) {
+			return e, err
+		}
+	}
+}
+
+func (w *Watcher[T]) next(ctx context.Context) (Entry[T], error) {
+	m, err := w.reader.Next(ctx)
+	if err != nil {
+		return Entry[T]{}, w.bucket.failed("watch", w.filter, err)
+	}
+	return w.bucket.entry(&m, w.keysOnly)
+}
+
+// ends reports whether err of an entry is the end of its sequence.
+func ends(err error) bool {
+	var decode *DecodeError
+	return err != nil && !errors.As(err, &decode)
+}
+
+// Synced reports whether the whole snapshot has been handed out.
+func (w *Watcher[T]) Synced() bool { return w.reader.Synced() }
+
+// Stop ends the watcher and waits until nothing of it is left: no subscription, and no consumer
+// on the server if that can be reached. It may be called twice, from any goroutine, and from
+// inside the loop.
+func (w *Watcher[T]) Stop() { w.reader.Stop() }
