@@ -28,7 +28,7 @@ const (
 	// A probe is a pull with heartbeats so close that the server soon tells how far it has come.
 	shortestProbe = 200 * time.Microsecond
 	longestProbe  = 10 * time.Millisecond
-	probeBeats    = 10
+	probeExpires  = 10 * longestProbe
 
 	// statusRoom is what a subscription holds beside messages: heartbeats and ends of pulls.
 	statusRoom = 128
@@ -59,8 +59,12 @@ type consumer struct {
 	idleAt    uint64 // position of the last heartbeat
 	idleAgain bool   // the last two heartbeats told the same position
 
-	skipping bool   // it delivers along a list made at its creation
+	// A consumer of the newest revisions, where there are older ones, delivers along a list that
+	// the server made with it; and goes on behind the list's end.
+	skipping bool
 	skipTo   uint64 // the list ends at or before this sequence
+	listed   uint64 // what is left of the list, 0 when that is not known
+	empty    bool   // nothing was there to deliver when it was made
 }
 
 // newConsumer makes a consumer. info is the stream's state just before.
@@ -77,14 +81,13 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		// What the server may have made although its answer did not come, it drops by itself.
 		return nil, b.denied(fromJetStream(err), consumerCreateSubject(b, cfg))
 	}
-	c.batch = int(min(snapshotBatch, max(liveBatch, made.CachedInfo().NumPending+liveBatch/2)))
-	if c.skipping {
-		later, err := b.Info(ctx)
-		if err != nil {
+	pending := made.CachedInfo().NumPending
+	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
+	if cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && (c.skipping || pending == 0) {
+		if err := c.survey(ctx, pending, info.State.LastSeq); err != nil {
 			c.close(false)
 			return nil, err
 		}
-		c.skipTo = later.State.LastSeq
 	}
 	c.delivery = make(chan *nats.Msg, c.batch+statusRoom)
 	c.sub, err = b.nc.ChanSubscribe(c.inbox+".*", c.delivery)
@@ -93,6 +96,21 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		return nil, err
 	}
 	return c, nil
+}
+
+// survey finds out more about what a new consumer has to deliver. Its count of pending messages
+// is exact when nothing was written while it was made, and its server is the stream's only one.
+func (c *consumer) survey(ctx context.Context, pending, before uint64) error {
+	info, err := c.b.Info(ctx)
+	if err != nil {
+		return err
+	}
+	c.skipTo = info.State.LastSeq
+	if info.State.LastSeq == before && !c.b.cautious() {
+		c.listed = pending
+		c.empty = pending == 0
+	}
+	return nil
 }
 
 func consumerCreateSubject(b *Bucket, cfg jetstream.ConsumerConfig) string {
@@ -123,7 +141,7 @@ func (c *consumer) pull(snapshot bool) error {
 	}
 	switch {
 	case snapshot && c.probing:
-		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, probeBeats*c.probe, c.probe)
+		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, min(50*c.probe, probeExpires), c.probe)
 		c.probe = min(2*c.probe, longestProbe)
 	case snapshot:
 		request = append(request, `,"no_wait":true}`...)
@@ -144,6 +162,10 @@ func (c *consumer) expected(sequence uint64) bool {
 	c.idleAt, c.idleAgain = 0, false
 	c.received++
 	c.probing = false
+	if c.listed > 0 {
+		c.listed--
+		c.skipping = c.skipping && c.listed > 0
+	}
 	if c.left--; c.left == 0 {
 		c.pulling = false
 	}
@@ -181,7 +203,7 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 		}
 		c.pulling = false
 		c.drained = status == "404" && c.received > 0
-		c.probing = !c.drained
+		c.probing = true // unless that was the end
 		return pullEnded, 0
 	case "409":
 		switch description := msg.Header.Get("Description"); {

@@ -501,6 +501,9 @@ func (r *Reader) connect(ctx context.Context) error {
 		}
 	}
 	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info)
+	if err == nil && r.consumer.empty {
+		r.snapshot = false
+	}
 	return err
 }
 
