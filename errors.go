@@ -86,6 +86,14 @@ var (
 	ErrWrongStream = wire.ErrWrongStream
 )
 
+// SafeToRetry reports whether the operation that failed with err certainly did not change the
+// bucket, so that it may be repeated without being applied twice. It is false for
+// ErrOutcomeUnknown, and for nil: that operation happened. It says nothing of whether the
+// repetition will succeed.
+func SafeToRetry(err error) bool {
+	return err != nil && !errors.Is(err, ErrOutcomeUnknown)
+}
+
 // RevisionError says which key was at which revision. It Is ErrRevisionMismatch.
 type RevisionError struct {
 	Bucket, Key      string

@@ -23,6 +23,17 @@ func WithTransactions() BucketOption {
 	return bucketOption(func(opts *wire.Options) { opts.Transactions = true })
 }
 
+// WithIdempotentWrites stamps every write with an id (the header Nats-Msg-Id), so that a write
+// whose answer was lost is sent again, within the context's deadline, without being applied
+// twice. By default a lost answer is ErrOutcomeUnknown at once; with the option it is that only
+// where it cannot be found out: the deadline passed, or a conditional write was refused after
+// its server may have forgotten ids of revisions that are gone (it does when it restarts). The
+// server remembers ids for the stream's duplicate window (2 minutes unless the bucket's TTL is
+// less).
+func WithIdempotentWrites() BucketOption {
+	return bucketOption(func(opts *wire.Options) { opts.Idempotent = true })
+}
+
 func bucketOptions(opts []BucketOption) wire.Options {
 	var all wire.Options
 	for _, opt := range opts {

@@ -42,10 +42,10 @@ type facts struct {
 	direct    bool
 	history   int64
 	maxAge    time.Duration
-	messageTT bool // per-message TTLs are allowed
+	ttls      bool // per-message TTLs are allowed
 	markerTTL time.Duration
+	remembers time.Duration // how long message ids are remembered
 	mirror    bool
-	atomic    bool
 }
 
 func factsOf(info *jetstream.StreamInfo) *facts {
@@ -57,10 +57,10 @@ func factsOf(info *jetstream.StreamInfo) *facts {
 		direct:    cfg.AllowDirect,
 		history:   cfg.MaxMsgsPerSubject,
 		maxAge:    cfg.MaxAge,
-		messageTT: cfg.AllowMsgTTL,
+		ttls:      cfg.AllowMsgTTL,
 		markerTTL: cfg.SubjectDeleteMarkerTTL,
+		remembers: cfg.Duplicates,
 		mirror:    cfg.Mirror != nil,
-		atomic:    cfg.AllowAtomicPublish,
 	}
 }
 

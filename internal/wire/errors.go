@@ -67,6 +67,7 @@ func ConflictText(expected, actual uint64) string {
 // Error codes of the server (its errors.json) that package jetstream has no names for.
 const (
 	codeStreamStoreFailed  jetstream.ErrorCode = 10077
+	codeWrongLastMsgID     jetstream.ErrorCode = 10070
 	codeMessageTTLInvalid  jetstream.ErrorCode = 10165
 	codeMessageTTLDisabled jetstream.ErrorCode = 10166
 

@@ -84,7 +84,7 @@ func (b *Bucket) decode(subject string, sequence uint64, at time.Time, header na
 		Subject:  subject,
 		Key:      strings.TrimPrefix(subject, b.readPrefix),
 		Sequence: sequence,
-		Time:     at,
+		Time:     at.UTC(),
 		Header:   header,
 		Data:     data,
 		Op:       operation(header),

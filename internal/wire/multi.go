@@ -48,7 +48,8 @@ func (b *Bucket) lastOf(ctx context.Context, subjects []string, maxBytes int) (f
 	found = make([]Message, 0, len(answers))
 	for i, answer := range answers {
 		// Each answer tells how many follow it: none may be missing in between.
-		if left, ok := uintHeader(answer.Header, batchPending); !ok || left != uint64(len(answers)-1-i) {
+		left, ok := uintHeader(answer.Header, batchPending)
+		if !ok || left != uint64(len(answers)-1-i) {
 			return nil, 0, fmt.Errorf("%w: a multi_last answer is not whole", jetstream.ErrInvalidJetStreamResponse)
 		}
 		dropLast(answer.Header, batchPending)
@@ -60,6 +61,7 @@ func (b *Bucket) lastOf(ctx context.Context, subjects []string, maxBytes int) (f
 		if stream != b.stream {
 			b.mirrored.Store(true)
 		}
+		m.Pending = left
 		found = append(found, m)
 	}
 	return found, upTo, nil

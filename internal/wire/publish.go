@@ -38,6 +38,14 @@ func (b *Bucket) store(ctx context.Context, w Write) (uint64, error) {
 		return 0, err
 	}
 	subject := b.writePrefix + w.Key
+	if b.idempotent {
+		return b.storeOnce(ctx, subject, header, &w)
+	}
+	return b.send(ctx, subject, header, &w)
+}
+
+// send publishes a write and finds out what a refusal means.
+func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w *Write) (uint64, error) {
 	var backoff Backoff
 	for {
 		revision, apiErr, err := b.publish(ctx, subject, header, w.Data)
@@ -115,7 +123,7 @@ func (f *facts) checkTTL(w *Write) error {
 		return fmt.Errorf("%w: TTL %v is not a whole number of seconds, at least one", ErrInvalidOption, ttl)
 	case w.Op == OpDelete:
 		return fmt.Errorf("%w: a TTL on Delete would bring older revisions back, use Purge", ErrInvalidOption)
-	case !f.messageTT:
+	case !f.ttls:
 		return fmt.Errorf("%w: TTL: the bucket has no LimitMarkerTTL", ErrInvalidOption)
 	case f.maxAge > 0 && ttl > f.maxAge:
 		return fmt.Errorf("%w: TTL %v is longer than the bucket's own %v", ErrInvalidOption, ttl, f.maxAge)

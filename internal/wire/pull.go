@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"strconv"
 	"strings"
@@ -9,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/nats-io/nuid"
 )
 
 const (
@@ -70,7 +70,7 @@ type consumer struct {
 // newConsumer makes a consumer. info is the stream's state just before.
 func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, info *jetstream.StreamInfo) (*consumer, error) {
 	c := &consumer{
-		b: b, name: nuid.Next(), inbox: b.nc.NewInbox(),
+		b: b, name: rand.Text(), inbox: b.nc.NewInbox(),
 		timer: time.NewTimer(time.Hour), epoch: b.epoch(), heard: time.Now(),
 		probe:    shortestProbe,
 		skipping: cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && info.Config.MaxMsgsPerSubject != 1,
