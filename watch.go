@@ -108,7 +108,7 @@ func (opts *watchOptions) config() (wire.ReaderConfig, error) {
 // and gets everything later.
 type Watcher[T any] struct {
 	bucket   *Bucket[T]
-	reader   *wire.Reader
+	reader   wire.Source
 	filter   string
 	keysOnly bool
 }
@@ -129,7 +129,7 @@ func (b *Bucket[T]) Watch(ctx context.Context, filter string, opts ...WatchOptio
 	if err != nil {
 		return nil, b.failed(op, "", err)
 	}
-	reader, err := b.core.OpenReader(ctx, cfg)
+	reader, err := b.core.Watch(ctx, cfg)
 	if err != nil {
 		return nil, b.failed(op, "", err)
 	}

@@ -23,6 +23,8 @@ type Bucket struct {
 	handle      jetstream.Stream
 	idempotent  bool
 
+	shares shares
+
 	facts    atomic.Pointer[facts]
 	high     atomic.Uint64 // the highest revision that this handle has been acknowledged for
 	mirrored atomic.Bool   // a mirror has answered a direct get for this stream

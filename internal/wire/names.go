@@ -186,6 +186,32 @@ func generalise(a, b string) string {
 	}
 }
 
+// cover returns a pattern that matches the key and all that pattern matches.
+func cover(pattern, key string) string {
+	if Match(pattern, key) {
+		return pattern
+	}
+	var union strings.Builder
+	for {
+		tp, rp, moreP := strings.Cut(pattern, ".")
+		tk, rk, moreK := strings.Cut(key, ".")
+		switch {
+		case tp == ">" || moreP != moreK:
+			union.WriteString(">")
+			return union.String()
+		case tp == tk:
+			union.WriteString(tp)
+		default:
+			union.WriteString("*")
+		}
+		if !moreP {
+			return union.String()
+		}
+		union.WriteByte('.')
+		pattern, key = rp, rk
+	}
+}
+
 // Match reports whether key matches the pattern filter.
 func Match(filter, key string) bool {
 	for {

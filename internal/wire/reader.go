@@ -37,6 +37,8 @@ type ReaderConfig struct {
 	// OnChange is told when the reader loses touch with the server (why), and again (nil) when
 	// it has found it. It runs on the goroutine that reads, and may stop the reader.
 	OnChange func(error)
+
+	onEnd func() // called once when the reader has been torn down, if set
 }
 
 // ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
@@ -266,17 +268,25 @@ func (r *Reader) release() { <-r.turn }
 // ended tells whether and why nothing more is to be handed out.
 func (r *Reader) ended(ctx context.Context) error {
 	if r.life.Err() != nil {
-		return r.cause()
+		return cause(r.life)
 	}
 	return ctx.Err()
 }
 
-// cause is why the reader's life has ended: ErrWatcherStopped or the error of its context.
-func (r *Reader) cause() error {
-	if cause := context.Cause(r.life); cause == ErrWatcherStopped {
+// cause is why a watcher's life has ended: ErrWatcherStopped or the error of its context.
+func cause(life context.Context) error {
+	if cause := context.Cause(life); cause == ErrWatcherStopped {
 		return cause
 	}
-	return r.life.Err()
+	return life.Err()
+}
+
+// passed is the sequence up to which everything has been handed out.
+func (r *Reader) passed() uint64 {
+	if r.head < len(r.queue) {
+		return r.queue[r.head].Sequence - 1
+	}
+	return r.cursor
 }
 
 // pop takes the oldest message received. Within the snapshot the last one is held back until
@@ -379,6 +389,10 @@ func (r *Reader) status(msg *nats.Msg) {
 		if r.snapshot && r.complete(event, position) {
 			r.snapshot = false
 		}
+		if !r.snapshot {
+			// What lies between holds nothing for this reader: one begun anew need not look.
+			r.cursor = max(r.cursor, position)
+		}
 	case pullLost:
 		r.interrupted(fmt.Errorf("the consumer is gone: %s %s", msg.Header.Get(statusHeader), msg.Header.Get("Description")))
 	}
@@ -401,7 +415,7 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 		r.check()
 		return nil, nil
 	case <-r.life.Done():
-		return nil, r.cause()
+		return nil, cause(r.life)
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -602,6 +616,9 @@ func (r *Reader) teardown() {
 		r.turn <- struct{}{}
 		r.disconnect(true)
 		r.release()
+		if r.cfg.onEnd != nil {
+			r.cfg.onEnd()
+		}
 	})
 }
 
