@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"iter"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -23,7 +25,12 @@ type Bucket struct {
 	handle      jetstream.Stream
 	idempotent  bool
 
-	shares shares
+	shares  shares
+	answers struct {
+		mu    sync.Mutex
+		inbox *inbox
+		sub   *nats.Subscription
+	}
 
 	facts    atomic.Pointer[facts]
 	high     atomic.Uint64 // the highest revision that this handle has been acknowledged for

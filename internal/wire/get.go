@@ -87,9 +87,10 @@ var errNoDirect = errors.New("the stream allows no direct gets")
 
 // directStatus turns the status of an answer to a direct get into an error.
 func directStatus(msg *nats.Msg) error {
-	switch status := msg.Header.Get(statusHeader); status {
-	case "":
+	if !isStatus(msg) {
 		return nil
+	}
+	switch status := msg.Header.Get(statusHeader); status {
 	case "404":
 		return ErrKeyNotFound
 	default:

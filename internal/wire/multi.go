@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"runtime"
+	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -96,46 +99,112 @@ func (b *Bucket) collect(ctx context.Context, request []byte) (answers []*nats.M
 
 var errConnectionLost = errors.New("connection lost while reading")
 
-func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte) (answers []*nats.Msg, end *nats.Msg, err error) {
-	inbox := b.nc.NewInbox()
-	delivery := make(chan *nats.Msg, mostMatches+1)
-	sub, err := b.nc.ChanSubscribe(inbox, delivery)
+func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte) ([]*nats.Msg, *nats.Msg, error) {
+	inbox, err := b.inbox()
 	if err != nil {
 		return nil, nil, err
 	}
-	defer func() {
-		// On a closed connection the subscription is gone already.
-		if e := sub.Unsubscribe(); e != nil && err == nil && !errors.Is(e, nats.ErrConnectionClosed) && !errors.Is(e, nats.ErrBadSubscription) {
-			err = e
-		}
-	}()
+	c, reply := inbox.expect()
+	defer inbox.forget(reply)
 	epoch := b.epoch()
-	if err := b.nc.PublishRequest(subject, inbox, request); err != nil {
+	if err := b.nc.PublishRequest(subject, reply, request); err != nil {
 		return nil, nil, err
 	}
-	ticker := time.NewTicker(lossCheck)
-	defer ticker.Stop()
+	timer := time.NewTimer(lossCheck)
+	defer timer.Stop()
 	for {
 		select {
-		case msg, ok := <-delivery:
-			if !ok {
-				return nil, nil, nats.ErrConnectionClosed
-			}
-			if msg.Header.Get(statusHeader) != "" {
-				return answers, msg, nil
-			}
-			answers = append(answers, msg)
-		case <-ticker.C:
+		case <-c.done:
+			return c.answers, c.end, nil
+		case <-timer.C:
 			if b.nc.IsClosed() {
 				return nil, nil, nats.ErrConnectionClosed
 			}
 			if b.epoch() != epoch {
 				return nil, nil, errConnectionLost
 			}
+			timer.Reset(lossCheck)
 		case <-ctx.Done():
 			return nil, nil, ctx.Err()
 		}
 	}
+}
+
+// inbox is one subscription for the answers of all requests of a handle that are answered by
+// several messages, as the client has one for those that are answered by one. A subscription
+// for each would cost the server, and in a cluster its peers, two changes of interest a read.
+type inbox struct {
+	prefix string
+	mu     sync.Mutex
+	next   uint64
+	calls  map[string]*call
+}
+
+// call gathers the answers to one request.
+type call struct {
+	answers []*nats.Msg
+	end     *nats.Msg
+	done    chan struct{} // closed with the message that ends them
+}
+
+// inbox returns the handle's inbox; the first use makes it. It lives as long as the connection,
+// or until the handle is garbage.
+func (b *Bucket) inbox() (*inbox, error) {
+	b.answers.mu.Lock()
+	defer b.answers.mu.Unlock()
+	if b.answers.inbox != nil && b.answers.sub.IsValid() {
+		return b.answers.inbox, nil
+	}
+	in := &inbox{prefix: b.nc.NewInbox() + ".", calls: map[string]*call{}}
+	sub, err := b.nc.Subscribe(in.prefix+"*", in.take)
+	if err != nil {
+		return nil, err
+	}
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return nil, err
+	}
+	b.answers.inbox, b.answers.sub = in, sub
+	runtime.AddCleanup(b, func(sub *nats.Subscription) {
+		_ = sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
+	}, sub)
+	return in, nil
+}
+
+func (in *inbox) expect() (*call, string) {
+	c := &call{done: make(chan struct{})}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.next++
+	reply := in.prefix + strconv.FormatUint(in.next, 36)
+	in.calls[reply] = c
+	return c, reply
+}
+
+func (in *inbox) forget(reply string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	delete(in.calls, reply)
+}
+
+// take runs on the subscription's goroutine: the answers of a call come one after the other.
+func (in *inbox) take(msg *nats.Msg) {
+	in.mu.Lock()
+	c := in.calls[msg.Subject]
+	in.mu.Unlock()
+	switch {
+	case c == nil || c.end != nil:
+	case isStatus(msg):
+		c.end = msg
+		close(c.done)
+	default:
+		c.answers = append(c.answers, msg)
+	}
+}
+
+// isStatus tells an answer that ends a request from a message of the stream, which may have been
+// stored with a header of that name.
+func isStatus(msg *nats.Msg) bool {
+	return len(msg.Header[statusHeader]) > 0 && len(msg.Header[jetstream.SubjectHeader]) == 0
 }
 
 // epoch counts the client's reconnects: what was under way in an earlier one is lost.
