@@ -202,8 +202,11 @@ func (w *Watcher[T]) next(ctx context.Context) (Entry[T], error) {
 
 // ends reports whether err of an entry is the end of its sequence.
 func ends(err error) bool {
-	var decode *DecodeError
-	return err != nil && !errors.As(err, &decode)
+	if err == nil {
+		return false
+	}
+	_, decode := errors.AsType[*DecodeError](err)
+	return !decode
 }
 
 // Synced reports whether the whole snapshot has been handed out.

@@ -20,11 +20,16 @@ type Read struct {
 // Get reads one revision of key. The answer has seen every write that this handle was
 // acknowledged for. ErrKeyNotFound when there is none; a marker is returned as it is.
 func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
-	switch {
-	case r.Leader || !b.facts.Load().direct:
-		if r.Revision != 0 {
-			return b.revisionFromLeader(ctx, key, r.Revision)
+	leader := r.Leader || !b.facts.Load().direct
+	if r.AtLeast > 0 && (leader || r.Revision != 0) {
+		if err := b.await(ctx, r.AtLeast); err != nil {
+			return Message{}, err
 		}
+	}
+	switch {
+	case leader && r.Revision != 0:
+		return b.revisionFromLeader(ctx, key, r.Revision)
+	case leader:
 		return b.fromLeader(ctx, key)
 	case r.Revision != 0:
 		return b.revision(ctx, key, r.Revision)
@@ -162,9 +167,28 @@ func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message
 			return b.fromLeader(ctx, key)
 		}
 		if err := backoff.Wait(ctx); err != nil {
-			return Message{}, fmt.Errorf("no server has seen revision %d of the bucket yet: %w", seen, err)
+			return Message{}, notSeen(seen, err)
 		}
 	}
+}
+
+// await waits until the leader has come to sequence seen.
+func (b *Bucket) await(ctx context.Context, seen uint64) error {
+	ctx, cancel := b.Bound(ctx)
+	defer cancel()
+	var backoff Backoff
+	for {
+		if has, err := b.leaderHas(ctx, seen); has || err != nil {
+			return err
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return notSeen(seen, err)
+		}
+	}
+}
+
+func notSeen(seen uint64, err error) error {
+	return fmt.Errorf("no server has seen revision %d of the bucket yet: %w", seen, err)
 }
 
 // leaderHas reports whether the leader of the stream that takes the writes has come to

@@ -31,15 +31,7 @@ func (b *Bucket) List(ctx context.Context, filters []string, keysOnly bool, yiel
 		}
 		return nil
 	}
-	seen := map[string]struct{}{}
-	return b.read(ctx, ReaderConfig{Filters: filters, HeadersOnly: keysOnly, SkipMarkers: true, Once: true}, func(m *Message) bool {
-		// A key that is overwritten while it is listed comes twice.
-		if _, again := seen[m.Key]; again {
-			return true
-		}
-		seen[m.Key] = struct{}{}
-		return yield(m)
-	})
+	return b.read(ctx, ReaderConfig{Filters: filters, HeadersOnly: keysOnly, SkipMarkers: true, Unique: true, Once: true}, yield)
 }
 
 // listDirect lists a small bucket by one request. It is not done when there is too much for
@@ -93,15 +85,16 @@ func (b *Bucket) History(ctx context.Context, key string, yield func(*Message) b
 	return b.read(ctx, ReaderConfig{Filters: []string{key}, Start: StartAt, Once: true}, yield)
 }
 
-// read hands out what a reader reads, once.
+// read hands out what a reader reads, once. yield does not keep what it is given.
 func (b *Bucket) read(ctx context.Context, cfg ReaderConfig, yield func(*Message) bool) error {
 	r, err := b.OpenReader(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer r.Stop()
+	var m Message // one for all: it escapes
 	for !r.Synced() {
-		m, err := r.Next(ctx)
+		m, err = r.Next(ctx)
 		if errors.Is(err, ErrSynced) {
 			return nil
 		}

@@ -30,8 +30,14 @@ const (
 	longestProbe  = 10 * time.Millisecond
 	probeExpires  = 10 * longestProbe
 
+	// A consumer that walks along a list loses the entry for which a pull has no room or no time
+	// left: the server takes it from the list before it looks (2.15.2). Its pulls are bounded by
+	// the number of messages only, and one that expires ends the consumer.
+	listBeat    = 10 * time.Millisecond
+	listExpires = 3 * heartbeat
+
 	// statusRoom is what a subscription holds beside messages: heartbeats and ends of pulls.
-	statusRoom = 128
+	statusRoom = 512
 )
 
 // consumer is one ephemeral pull consumer on the server and the subscription that it delivers
@@ -83,6 +89,9 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 	}
 	pending := made.CachedInfo().NumPending
 	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
+	if average := info.State.Bytes / max(info.State.Msgs, 1); c.skipping && average > 0 {
+		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))
+	}
 	if cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && (c.skipping || pending == 0) {
 		if err := c.survey(ctx, pending, info.State.LastSeq); err != nil {
 			c.close(false)
@@ -132,6 +141,9 @@ func (c *consumer) pull(snapshot bool) error {
 	if snapshot {
 		c.left = c.batch
 	}
+	if c.skipping {
+		limit = 0
+	}
 	if c.tooLarge {
 		c.left, limit, c.tooLarge = 1, 0, false
 	}
@@ -140,6 +152,14 @@ func (c *consumer) pull(snapshot bool) error {
 		request = fmt.Appendf(request, `,"max_bytes":%d`, limit)
 	}
 	switch {
+	case c.skipping:
+		// With no_wait and a time to wait it ends at once where there is nothing more, but only
+		// if it has delivered something.
+		beat := heartbeat
+		if c.probing {
+			beat = listBeat
+		}
+		request = fmt.Appendf(request, `,"no_wait":true,"expires":%d,"idle_heartbeat":%d}`, listExpires, beat)
 	case snapshot && c.probing:
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, min(50*c.probe, probeExpires), c.probe)
 		c.probe = min(2*c.probe, longestProbe)
@@ -178,6 +198,7 @@ const (
 	pullNothing pullEvent = iota
 	pullEnded             // there was nothing more, or the wait is over
 	pullIdle              // there is nothing more for now
+	pullUnsure            // the consumer may leave something out
 	pullLost              // the consumer is gone, or delivered what did not arrive
 )
 
@@ -202,6 +223,9 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 			return pullNothing, 0
 		}
 		c.pulling = false
+		if status == "408" && c.skipping {
+			return pullUnsure, 0
+		}
 		c.drained = status == "404" && c.received > 0
 		c.probing = true // unless that was the end
 		return pullEnded, 0

@@ -32,6 +32,7 @@ type ReaderConfig struct {
 	Sequence    uint64 // with StartAt
 	HeadersOnly bool
 	SkipMarkers bool // hand out values only
+	Unique      bool // hand out each key once
 	Once        bool // read up to the end of the snapshot; a server that does not answer is an error
 
 	// OnChange is told when the reader loses touch with the server (why), and again (nil) when
@@ -88,6 +89,7 @@ type Reader struct {
 	synced   atomic.Bool
 	queue    []Message // received and not handed out
 	head     int
+	unique   uniqueKeys
 	notices  []error // for OnChange
 	lost     error   // why the reader is out of touch, nil while it is not
 	failed   error   // why it ended
@@ -376,10 +378,40 @@ func (r *Reader) accept(m Message) {
 	if r.cfg.SkipMarkers && m.Deleted() || r.match != nil && !matchAny(r.match, m.Key) {
 		return
 	}
-	if r.head > 0 && r.head == len(r.queue) {
-		r.queue, r.head = r.queue[:0], 0
+	if r.cfg.Unique && !r.unique.first(m.Key, m.Sequence > r.target) {
+		return
+	}
+	if r.head > 0 && len(r.queue) == cap(r.queue) {
+		// Within the snapshot the queue is never empty, see pop.
+		n := copy(r.queue, r.queue[r.head:])
+		clear(r.queue[n:])
+		r.queue, r.head = r.queue[:n], 0
 	}
 	r.queue = append(r.queue, m)
+}
+
+// uniqueKeys finds keys that come again. That needs a second revision, written after the reading
+// began; up to the first of those a list of the keys is enough, which costs a tenth of a set.
+type uniqueKeys struct {
+	list []string
+	set  map[string]struct{}
+}
+
+func (u *uniqueKeys) first(key string, late bool) bool {
+	if u.set == nil {
+		if !late {
+			u.list = append(u.list, key)
+			return true
+		}
+		u.set = make(map[string]struct{}, len(u.list)+1)
+		for _, key := range u.list {
+			u.set[key] = struct{}{}
+		}
+		u.list = nil
+	}
+	_, again := u.set[key]
+	u.set[key] = struct{}{}
+	return !again
 }
 
 // status takes a message that the server sent about a pull, not from the stream.
@@ -388,11 +420,15 @@ func (r *Reader) status(msg *nats.Msg) {
 	case pullEnded, pullIdle:
 		if r.snapshot && r.complete(event, position) {
 			r.snapshot = false
+			r.consumer.skipping = false
 		}
 		if !r.snapshot {
 			// What lies between holds nothing for this reader: one begun anew need not look.
 			r.cursor = max(r.cursor, position)
 		}
+	case pullUnsure:
+		// Made anew it repeats what the cursor then drops.
+		r.disconnect(false)
 	case pullLost:
 		r.interrupted(fmt.Errorf("the consumer is gone: %s %s", msg.Header.Get(statusHeader), msg.Header.Get("Description")))
 	}
