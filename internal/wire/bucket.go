@@ -51,6 +51,7 @@ type facts struct {
 	direct    bool
 	history   int64
 	maxAge    time.Duration
+	rollup    bool // a message may drop the older ones of its key
 	ttls      bool // per-message TTLs are allowed
 	markerTTL time.Duration
 	remembers time.Duration // how long message ids are remembered
@@ -66,6 +67,7 @@ func factsOf(info *jetstream.StreamInfo) *facts {
 		direct:    cfg.AllowDirect,
 		history:   cfg.MaxMsgsPerSubject,
 		maxAge:    cfg.MaxAge,
+		rollup:    cfg.AllowRollup && !cfg.DenyPurge,
 		ttls:      cfg.AllowMsgTTL,
 		markerTTL: cfg.SubjectDeleteMarkerTTL,
 		remembers: cfg.Duplicates,

@@ -126,15 +126,23 @@ func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, 
 	return nil
 }
 
-// denied explains a timeout that a missing permission caused: the server drops such a message
-// and reports the violation on the connection, beside the request.
+// denied explains a timeout that a missing permission caused.
 func (c *Conn) denied(err error, subject string) error {
-	if !isTimeout(err) {
-		return err
+	if isTimeout(err) {
+		if violation := c.violation(subject); violation != nil {
+			return violation
+		}
 	}
+	return err
+}
+
+// violation is the error of a message to subject that the account may not publish, or whose
+// answer it may not receive; nil when the server reported none. It drops such a message and
+// reports that on the connection, beside the request.
+func (c *Conn) violation(subject string) error {
 	last := c.nc.LastError()
 	if last == nil || !errors.Is(last, nats.ErrPermissionViolation) {
-		return err
+		return nil
 	}
 	text := last.Error()
 	inbox := c.nc.Opts.InboxPrefix
@@ -142,7 +150,7 @@ func (c *Conn) denied(err error, subject string) error {
 		inbox = strings.TrimSuffix(nats.InboxPrefix, ".")
 	}
 	if !strings.Contains(text, `"`+subject+`"`) && !strings.Contains(text, `Subscription to "`+inbox) {
-		return err
+		return nil
 	}
 	return fmt.Errorf("%w: %w", ErrPermission, last)
 }

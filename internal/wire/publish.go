@@ -33,7 +33,7 @@ func (b *Bucket) Write(ctx context.Context, w Write) (uint64, error) {
 }
 
 func (b *Bucket) store(ctx context.Context, w Write) (uint64, error) {
-	header, err := b.header(&w)
+	header, err := b.header(ctx, &w)
 	if err != nil {
 		return 0, err
 	}
@@ -87,7 +87,7 @@ func (b *Bucket) newest(ctx context.Context, key string) (uint64, error) {
 
 // header builds the headers of a write, nil when it needs none. What the bucket could not keep
 // is refused here, before anything is sent.
-func (b *Bucket) header(w *Write) (nats.Header, error) {
+func (b *Bucket) header(ctx context.Context, w *Write) (nats.Header, error) {
 	if w.Op == OpPut && !w.Expect && w.TTL == 0 {
 		return nil, nil
 	}
@@ -103,13 +103,27 @@ func (b *Bucket) header(w *Write) (nats.Header, error) {
 		header[jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(w.Revision, 10)}
 	}
 	if w.TTL != 0 {
+		if w.TTL < time.Second || w.TTL%time.Second != 0 {
+			return nil, fmt.Errorf("%w: TTL %v is not a whole number of seconds, at least one", ErrInvalidOption, w.TTL)
+		}
+		if w.Op == OpDelete {
+			return nil, fmt.Errorf("%w: a TTL on Delete would bring older revisions back, use Purge", ErrInvalidOption)
+		}
 		f := b.facts.Load()
+		if f.checkTTL(w) != nil {
+			// The bucket may have been changed since this handle looked.
+			if _, err := b.Info(ctx); err != nil {
+				return nil, err
+			}
+			f = b.facts.Load()
+		}
 		if err := f.checkTTL(w); err != nil {
 			return nil, err
 		}
 		header[jetstream.MsgTTLHeader] = []string{strconv.FormatInt(int64(w.TTL/time.Second), 10)}
-		if f.history != 1 {
-			// When the newest revision expires the one before it would be the newest again.
+		if f.rollup || f.history != 1 {
+			// When the newest revision expires the one before it would be the newest again. With
+			// a history of one there is none, unless it was raised since.
 			header[jetstream.MsgRollup] = []string{jetstream.MsgRollupSubject}
 		}
 	}
@@ -119,10 +133,6 @@ func (b *Bucket) header(w *Write) (nats.Header, error) {
 // checkTTL reports why the bucket cannot keep w's TTL (ADR-43).
 func (f *facts) checkTTL(w *Write) error {
 	switch ttl := w.TTL; {
-	case ttl < time.Second || ttl%time.Second != 0:
-		return fmt.Errorf("%w: TTL %v is not a whole number of seconds, at least one", ErrInvalidOption, ttl)
-	case w.Op == OpDelete:
-		return fmt.Errorf("%w: a TTL on Delete would bring older revisions back, use Purge", ErrInvalidOption)
 	case !f.ttls:
 		return fmt.Errorf("%w: TTL: the bucket has no LimitMarkerTTL", ErrInvalidOption)
 	case f.maxAge > 0 && ttl > f.maxAge:

@@ -170,7 +170,12 @@ func (c *consumer) pull(snapshot bool) error {
 	}
 	c.heard = time.Now()
 	reply := c.inbox + "." + strconv.FormatUint(c.id, 10)
-	return c.b.nc.PublishRequest(c.b.api+"CONSUMER.MSG.NEXT."+c.b.stream+"."+c.name, reply, request)
+	return c.b.nc.PublishRequest(c.next(), reply, request)
+}
+
+// next is the subject of pulls.
+func (c *consumer) next() string {
+	return c.b.api + "CONSUMER.MSG.NEXT." + c.b.stream + "." + c.name
 }
 
 // expected notes a delivered message; it is not the expected one when others were lost.

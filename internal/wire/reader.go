@@ -466,6 +466,10 @@ func (r *Reader) check() {
 	case !nc.IsConnected() || r.b.epoch() != r.consumer.epoch:
 		r.interrupted(errConnectionLost)
 	case time.Since(r.consumer.heard) > silence:
+		if violation := r.b.violation(r.consumer.next()); violation != nil {
+			r.fail(violation)
+			return
+		}
 		r.interrupted(jetstream.ErrNoHeartbeat)
 	}
 }
@@ -503,7 +507,8 @@ func (r *Reader) reconnect(ctx context.Context) error {
 		return ended
 	}
 	switch {
-	case errors.Is(err, ErrBucketNotFound), errors.Is(err, ErrBucketReplaced), errors.Is(err, nats.ErrConnectionClosed):
+	case errors.Is(err, ErrBucketNotFound), errors.Is(err, ErrBucketReplaced),
+		errors.Is(err, ErrPermission), errors.Is(err, nats.ErrConnectionClosed):
 		r.fail(err)
 		return nil
 	case r.cfg.Once && r.patience > 0 && time.Since(r.progress) > r.patience:
