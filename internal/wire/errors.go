@@ -70,6 +70,12 @@ const (
 	codeWrongLastMsgID     jetstream.ErrorCode = 10070
 	codeMessageTTLInvalid  jetstream.ErrorCode = 10165
 	codeMessageTTLDisabled jetstream.ErrorCode = 10166
+	codeTooManyRequests    jetstream.ErrorCode = 10167
+	codeAtomicDisabled     jetstream.ErrorCode = 10174
+	codeBatchIncomplete    jetstream.ErrorCode = 10176
+	codeBatchTooLarge      jetstream.ErrorCode = 10199
+	codeBatchDuplicate     jetstream.ErrorCode = 10201
+	codeBatchesInFlight    jetstream.ErrorCode = 10210
 
 	// serviceUnavailable is the status of errors that pass: no leader, not ready.
 	serviceUnavailable = 503
@@ -92,6 +98,10 @@ func fromServer(apiErr *jetstream.APIError) error {
 		return fmt.Errorf("%w: %w", ErrValueTooLarge, apiErr)
 	case codeMessageTTLInvalid, codeMessageTTLDisabled:
 		return fmt.Errorf("%w: %w", ErrInvalidOption, apiErr)
+	case codeAtomicDisabled:
+		return fmt.Errorf("%w: %w", ErrTransactionsDisabled, apiErr)
+	case codeBatchTooLarge:
+		return fmt.Errorf("%w: %w", ErrTooManyOperations, apiErr)
 	case codeStreamStoreFailed:
 		// The one code for whatever the store refuses; only the text tells which limit it was.
 		if strings.Contains(apiErr.Description, "maximum bytes exceeded") ||

@@ -16,11 +16,11 @@ import (
 func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Header, w *Write) (uint64, error) {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
-	if header == nil {
-		header = make(nats.Header, 1)
+	id := w.id
+	if id == "" {
+		id = rand.Text()
 	}
-	id := rand.Text()
-	header[jetstream.MsgIDHeader] = []string{id}
+	header = stamped(header, id)
 	var (
 		begun   = time.Now()
 		epoch   = b.epoch()
@@ -55,6 +55,15 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 			return 0, fmt.Errorf("%w: %w", waited, err)
 		}
 	}
+}
+
+// stamped is header with a message's id.
+func stamped(header nats.Header, id string) nats.Header {
+	if header == nil {
+		header = make(nats.Header, 1)
+	}
+	header[jetstream.MsgIDHeader] = []string{id}
+	return header
 }
 
 // whose finds out whether a conflict of a write that was sent before is with that write itself.

@@ -21,6 +21,8 @@ type Write struct {
 	Expect   bool   // store it only when Revision is the key's newest
 	Revision uint64 // 0 means that the key has no revision
 	TTL      time.Duration
+
+	id string // for idempotent writes, when it was sent under one before
 }
 
 // Write stores w and returns its revision: one request. A *Conflict says that the key was not at

@@ -1,0 +1,156 @@
+package jskv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+
+	"github.com/seed646b090f/jskv/internal/wire"
+)
+
+// GetMany reads the newest revisions of many keys in as few round trips as the server allows, one
+// for every 1024 keys (ADR-31). What one round trip reads is one consistent view of the bucket,
+// unless it exceeds what the server sends at once (64 MB); several are not. It has seen what
+// Entry has seen. Missing and deleted keys are not in the map.
+//
+// Values that do not decode are left out, and reported by *DecodeErrors joined into the error; the
+// other entries are returned beside it. Other errors as Entry.
+func (b *Bucket[T]) GetMany(ctx context.Context, keys ...string) (map[string]Entry[T], error) {
+	found, err := b.core.GetMany(ctx, keys)
+	if err != nil {
+		return nil, b.failed("get many of", "", err)
+	}
+	entries := make(map[string]Entry[T], len(found))
+	var undecoded []error
+	for i := range found {
+		if found[i].Deleted() {
+			continue
+		}
+		e, err := b.entry(&found[i], false)
+		if err != nil {
+			undecoded = append(undecoded, err)
+			continue
+		}
+		entries[e.Key] = e
+	}
+	return entries, errors.Join(undecoded...)
+}
+
+// BulkOption changes how PutMany writes.
+type BulkOption interface {
+	applyBulk(*bulkOptions)
+}
+
+type bulkOptions struct {
+	progress   func(done int)
+	maxPending int
+	hasPending bool
+}
+
+type bulkOption func(*bulkOptions)
+
+func (o bulkOption) applyBulk(opts *bulkOptions) { o(opts) }
+
+// Progress has report called with the number of writes acknowledged so far, after each, on the
+// goroutine that called PutMany.
+func Progress(report func(done int)) BulkOption {
+	return bulkOption(func(opts *bulkOptions) { opts.progress = report })
+}
+
+// MaxPending bounds how many writes may be on their way to the server, at least one. The default
+// is 2048. Whatever it is, no more than 16 MB are.
+func MaxPending(n int) BulkOption {
+	return bulkOption(func(opts *bulkOptions) { opts.maxPending, opts.hasPending = n, true })
+}
+
+// PutMany writes what seq yields, pipelined, and returns how many writes were acknowledged. Each
+// is a write like Put: they are stored in the order of seq, and those of one key replace each
+// other.
+//
+// On failure the error is a *BulkError with the keys that were not written, and why; everything
+// else is stored. A write that fails by itself does not end the others. The end of ctx, or of
+// the connection, does: seq is not asked for more, the writes on their way are
+// ErrOutcomeUnknown, and the error Is that of the context too.
+func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts ...BulkOption) (int, error) {
+	const op = "put many into"
+	var all bulkOptions
+	for _, opt := range opts {
+		if opt != nil {
+			opt.applyBulk(&all)
+		}
+	}
+	if all.hasPending && all.maxPending < 1 {
+		return 0, b.failed(op, "", fmt.Errorf("%w: MaxPending(%d) is less than one", ErrInvalidOption, all.maxPending))
+	}
+	done, failures := 0, map[string]error{}
+	pipeline, err := b.core.NewPipeline(ctx, all.maxPending, func(key string, err error) {
+		if err != nil {
+			failures[key] = b.failed("put", key, err)
+			return
+		}
+		done++
+		if all.progress != nil {
+			all.progress(done)
+		}
+	})
+	if err != nil {
+		return 0, b.failed(op, "", err)
+	}
+	// Whatever ends this, a panic of seq included, the pipeline is closed.
+	var cause error
+	defer func() { pipeline.Close(cause) }()
+	for key, value := range seq {
+		w := wire.Write{Key: key}
+		if err := b.prepare(&w, &value, nil); err != nil {
+			failures[key] = b.failed("put", key, err)
+			continue
+		}
+		if cause = pipeline.Put(w); cause != nil {
+			break
+		}
+	}
+	if cause == nil {
+		cause = pipeline.Flush()
+	}
+	pipeline.Close(cause)
+	if cause == nil && len(failures) == 0 {
+		return done, nil
+	}
+	return done, &BulkError{Bucket: b.Name(), Failed: failures, cause: cause}
+}
+
+// BulkError lists the keys that were not written, and why.
+type BulkError struct {
+	Bucket string
+	Failed map[string]error
+
+	cause error // what ended the writing before its end, if that happened
+}
+
+// Error names the bucket, the number of keys, and one of them.
+func (e *BulkError) Error() string {
+	text := where("put many into", e.Bucket, "") + ": "
+	if e.cause != nil {
+		text += fmt.Sprintf("ended early: %v; ", e.cause)
+	}
+	if len(e.Failed) == 0 {
+		return text + "no key failed"
+	}
+	first := slices.Min(slices.Collect(maps.Keys(e.Failed)))
+	return text + fmt.Sprintf("%d keys failed, among them: %v", len(e.Failed), e.Failed[first])
+}
+
+// Unwrap returns why the writing ended early, if it did, and the errors of the keys.
+func (e *BulkError) Unwrap() []error {
+	var all []error
+	if e.cause != nil {
+		all = append(all, e.cause)
+	}
+	for _, key := range slices.Sorted(maps.Keys(e.Failed)) {
+		all = append(all, e.Failed[key])
+	}
+	return all
+}
