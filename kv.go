@@ -118,7 +118,10 @@ func (b *Bucket[T]) failed(op, key string, err error) error {
 // error still carries the marker's revision, time and operation. A value that does not decode
 // gives a *DecodeError and the entry without it.
 func (b *Bucket[T]) Entry(ctx context.Context, key string, opts ...ReadOption) (Entry[T], error) {
-	const op = "get"
+	return b.read(ctx, "get", key, opts)
+}
+
+func (b *Bucket[T]) read(ctx context.Context, op, key string, opts []ReadOption) (Entry[T], error) {
 	var read wire.Read
 	if err := wire.CheckKey(key); err != nil {
 		return Entry[T]{}, b.failed(op, key, err)
@@ -226,7 +229,7 @@ func (b *Bucket[T]) Modify(ctx context.Context, key string, fn func(current Entr
 	defer cancel()
 	var backoff wire.Backoff
 	for {
-		current, err := b.Entry(ctx, key)
+		current, err := b.read(ctx, op, key, nil)
 		exists := err == nil
 		if !exists && !errors.Is(err, ErrKeyNotFound) {
 			return Entry[T]{}, err

@@ -165,11 +165,13 @@ func (w *Watcher[T]) Snapshot() iter.Seq2[Entry[T], error] {
 func (w *Watcher[T]) Updates() iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		for {
-			update := w.reader.Synced()
+			snapshot := !w.reader.Synced()
 			e, err := w.next(context.Background())
 			switch {
-			case errors.Is(err, wire.ErrSynced), !update && !ends(err):
+			case errors.Is(err, wire.ErrSynced):
 				continue
+			case snapshot && !ends(err) && e.Revision <= w.reader.Target():
+				continue // what was written since Watch returned is an update, wherever it came
 			case errors.Is(err, ErrWatcherStopped):
 				return
 			}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,6 +21,7 @@ const (
 	noRespondersPause = 250 * time.Millisecond
 
 	statusHeader = "Status"
+	directGet    = "DIRECT.GET."
 )
 
 // Conn sends requests over the connection of a JetStream, under its API prefix.
@@ -29,6 +31,8 @@ type Conn struct {
 	nc      *nats.Conn
 	api     string // API prefix with its dot: "$JS.API."
 	timeout time.Duration
+
+	provoking sync.Mutex
 }
 
 // NewConn wraps js, whose API prefix or domain it keeps.
@@ -144,15 +148,49 @@ func (c *Conn) violation(subject string) error {
 	if last == nil || !errors.Is(last, nats.ErrPermissionViolation) {
 		return nil
 	}
-	text := last.Error()
-	inbox := c.nc.Opts.InboxPrefix
-	if inbox == "" {
-		inbox = strings.TrimSuffix(nats.InboxPrefix, ".")
+	// The connection keeps the last report only, which may be another call's by now: provoke
+	// ours again.
+	for attempt := 0; ; attempt++ {
+		if strings.Contains(last.Error(), `Publish to "`+subject+`"`) {
+			return fmt.Errorf("%w: %w", ErrPermission, last)
+		}
+		if strings.Contains(last.Error(), `Subscription to "`+c.inboxPrefix()) {
+			return fmt.Errorf("%w: %w", errAnswerDenied, last)
+		}
+		if attempt == 3 {
+			return nil
+		}
+		if last = c.provoke(subject); last == nil {
+			return nil
+		}
 	}
-	if !strings.Contains(text, `"`+subject+`"`) && !strings.Contains(text, `Subscription to "`+inbox) {
+}
+
+// provoke publishes something without consequence to subject and returns what the server last
+// reported after it has seen that: a message that no stream may store, or a question that nobody
+// receives the answer to.
+func (c *Conn) provoke(subject string) error {
+	msg := &nats.Msg{Subject: subject}
+	switch {
+	case strings.Contains(subject, keySpace) && !strings.Contains(subject, directGet):
+		msg.Header = nats.Header{jetstream.ExpectedStreamHeader: {"none"}}
+	case strings.Contains(subject, directGet), strings.Contains(subject, "STREAM.INFO."), strings.Contains(subject, "STREAM.MSG.GET."):
+	default:
 		return nil
 	}
-	return fmt.Errorf("%w: %w", ErrPermission, last)
+	c.provoking.Lock()
+	defer c.provoking.Unlock()
+	if c.nc.PublishMsg(msg) != nil || c.nc.FlushTimeout(attemptTimeout) != nil {
+		return nil // there is no connection that could tell
+	}
+	return c.nc.LastError()
+}
+
+func (c *Conn) inboxPrefix() string {
+	if c.nc.Opts.InboxPrefix != "" {
+		return c.nc.Opts.InboxPrefix
+	}
+	return strings.TrimSuffix(nats.InboxPrefix, ".")
 }
 
 // pause waits for d or until ctx ends.

@@ -40,6 +40,7 @@ var (
 	ErrOutcomeUnknown       error = &sentinel{"the write may or may not have happened", nil}
 	ErrValueTooLarge        error = &sentinel{"value too large", nil}
 	ErrPermission           error = &sentinel{"not permitted", nats.ErrPermissionViolation}
+	errAnswerDenied         error = &sentinel{"not permitted to receive the answer", ErrPermission}
 	ErrWrongStream          error = &sentinel{"another stream stored the write", nil}
 )
 
@@ -120,7 +121,18 @@ func fromJetStream(err error) error {
 			return mapped
 		}
 	}
+	if errors.Is(err, jetstream.ErrBucketNotFound) {
+		return ErrBucketNotFound
+	}
 	return err
+}
+
+// waitedOut is err of the last attempt of a call whose context has ended meanwhile.
+func waitedOut(ended, err error) error {
+	if errors.Is(err, ended) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ended, err)
 }
 
 // wrongLastSequence reports whether the server refused a write's expectation, and the
@@ -149,6 +161,9 @@ func isTimeout(err error) bool {
 // neverSent reports whether err of a request means that nothing left the client or that nobody
 // was there to take it.
 func neverSent(err error) bool {
+	if errors.Is(err, errAnswerDenied) {
+		return false
+	}
 	for _, definite := range []error{
 		nats.ErrNoResponders, nats.ErrMaxPayload, nats.ErrBadSubject, nats.ErrReconnectBufExceeded,
 		nats.ErrConnectionDraining, nats.ErrConnectionReconnecting, nats.ErrHeadersNotSupported,

@@ -38,7 +38,7 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 	if seen > 0 && b.cautious() {
 		return b.fresh(ctx, key, r.AtLeast)
 	}
-	m, stream, err := b.direct(ctx, b.api+"DIRECT.GET."+b.stream+"."+b.readPrefix+key, nil)
+	m, stream, err := b.direct(ctx, b.api+directGet+b.stream+"."+b.readPrefix+key, nil)
 	switch {
 	case errors.Is(err, errNoDirect):
 		return b.fromLeader(ctx, key)
@@ -105,7 +105,7 @@ func directStatus(msg *nats.Msg) error {
 
 // revision reads one stored revision, which never changes: whoever has it may answer.
 func (b *Bucket) revision(ctx context.Context, key string, revision uint64) (Message, error) {
-	m, _, err := b.direct(ctx, b.api+"DIRECT.GET."+b.stream, mustJSON(map[string]uint64{"seq": revision}))
+	m, _, err := b.direct(ctx, b.api+directGet+b.stream, mustJSON(map[string]uint64{"seq": revision}))
 	if errors.Is(err, ErrKeyNotFound) || errors.Is(err, errNoDirect) {
 		// Who answered may not have it yet.
 		return b.revisionFromLeader(ctx, key, revision)

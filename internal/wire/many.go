@@ -59,9 +59,7 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 		case errors.Is(err, errNoDirect):
 			return b.viewByReader(ctx, keys)
 		case errors.Is(err, ErrKeyNotFound):
-			// Nothing says who found nothing. The reader does.
-			found, _, err := b.viewByReader(ctx, keys)
-			if err != nil || len(found) == 0 {
+			if absent, err := b.absent(ctx, keys, seen); absent || err != nil {
 				return nil, 0, err
 			}
 		default:
@@ -71,6 +69,25 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 			return nil, 0, notSeen(seen, err)
 		}
 	}
+}
+
+// absent confirms that none of keys is there: an answer that nothing was found does not tell how
+// far its server had come.
+func (b *Bucket) absent(ctx context.Context, keys []string, seen uint64) (bool, error) {
+	const few = 8
+	if len(keys) > few {
+		found, _, err := b.viewByReader(ctx, keys)
+		return err == nil && len(found) == 0, err
+	}
+	if has, err := b.leaderHas(ctx, seen); !has || err != nil {
+		return false, err
+	}
+	for _, key := range keys {
+		if newest, err := b.newest(ctx, key); newest != 0 || err != nil {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 func (b *Bucket) halves(ctx context.Context, keys []string, atLeast uint64) ([]Message, uint64, error) {

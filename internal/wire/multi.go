@@ -75,7 +75,7 @@ func (b *Bucket) lastOf(ctx context.Context, subjects []string, maxBytes int) (f
 func (b *Bucket) collect(ctx context.Context, request []byte) (answers []*nats.Msg, end *nats.Msg, err error) {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
-	subject := b.api + "DIRECT.GET." + b.stream
+	subject := b.api + directGet + b.stream
 	for {
 		answers, end, err = b.collectOnce(ctx, subject, request)
 		if err == nil {
@@ -204,7 +204,7 @@ func (in *inbox) take(msg *nats.Msg) {
 // isStatus tells an answer that ends a request from a message of the stream, which may have been
 // stored with a header of that name.
 func isStatus(msg *nats.Msg) bool {
-	return len(msg.Header[statusHeader]) > 0 && len(msg.Header[jetstream.SubjectHeader]) == 0
+	return len(msg.Header[statusHeader]) > 0 && len(msg.Header[jetstream.SequenceHeader]) == 0
 }
 
 // epoch counts the client's reconnects: what was under way in an earlier one is lost.

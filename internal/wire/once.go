@@ -39,6 +39,8 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		case errors.As(err, &conflict) && lost != nil:
 			certain := !b.facts.Load().clustered && b.epoch() == epoch && time.Since(begun) < b.facts.Load().remembers
 			return b.whose(ctx, subject, id, conflict, certain)
+		case errors.Is(err, ErrPermission):
+			return 0, err
 		case errors.Is(err, ErrOutcomeUnknown):
 			lost = err
 		case isTimeout(err), lost != nil && transient(err):
@@ -50,9 +52,9 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		}
 		if waited := backoff.Wait(ctx); waited != nil {
 			if lost != nil {
-				return 0, fmt.Errorf("%w: %w", lost, waited)
+				return 0, waitedOut(waited, lost)
 			}
-			return 0, fmt.Errorf("%w: %w", waited, err)
+			return 0, waitedOut(waited, err)
 		}
 	}
 }

@@ -73,7 +73,7 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 			return 0, &Conflict{Expected: w.Revision, Actual: actual}
 		}
 		if err := backoff.Wait(ctx); err != nil {
-			return 0, fmt.Errorf("%w: %w", err, apiErr)
+			return 0, waitedOut(err, apiErr)
 		}
 	}
 }

@@ -162,7 +162,7 @@ func (r *Reader) open(ctx context.Context) error {
 			return err
 		}
 		if waited := r.backoff.Wait(ctx); waited != nil {
-			return fmt.Errorf("%w: %w", waited, err)
+			return waitedOut(waited, err)
 		}
 	}
 	if r.cfg.Once {
@@ -213,6 +213,9 @@ func (r *Reader) settle() {
 		r.synced.Store(true)
 	}
 }
+
+// Target is the sequence that the stream had come to when the reader was opened.
+func (r *Reader) Target() uint64 { return r.target }
 
 // Synced reports whether the whole snapshot has been handed out.
 func (r *Reader) Synced() bool { return r.synced.Load() }

@@ -23,6 +23,7 @@ const (
 type Source interface {
 	Next(ctx context.Context) (Message, error)
 	Synced() bool
+	Target() uint64
 	Stop()
 }
 
@@ -250,6 +251,7 @@ type shared struct {
 	left    sync.Once
 	wake    chan struct{} // there is something new below
 	synced  atomic.Bool
+	target  uint64 // sequence of the snapshot
 	cursor  uint64 // last sequence handed out
 
 	mu      sync.Mutex
@@ -285,7 +287,7 @@ func (s *shared) begin(ctx context.Context) error {
 	case s.cfg.Start == StartNew || s.cfg.SkipMarkers && m.Deleted():
 		s.cursor = m.Sequence
 	default:
-		s.cursor = m.Sequence - 1
+		s.cursor, s.target = m.Sequence-1, m.Sequence
 		s.mu.Lock()
 		s.queue = slices.Insert(s.queue, 0, m)
 		s.mu.Unlock()
@@ -330,6 +332,8 @@ func (s *shared) signal() {
 	default:
 	}
 }
+
+func (s *shared) Target() uint64 { return s.target }
 
 func (s *shared) Synced() bool { return s.synced.Load() }
 

@@ -1,0 +1,131 @@
+package jskv
+
+import (
+	"context"
+	"errors"
+	"strconv"
+
+	"github.com/seed646b090f/jskv/internal/wire"
+)
+
+// Batch collects writes that happen all or not at all: the server's atomic batch (ADR-50; server
+// 2.12 or later). NewBatch makes one. It is not safe for concurrent use. Its methods return it,
+// so that they chain; what is wrong with an operation is reported by Commit, before anything is
+// sent.
+//
+// The same key may be put and deleted several times: the operations are stored one after the
+// other. A condition belongs to the first of them: Create, Update, IfRevision, a Purge or a TTL
+// on a key that the batch has written already is an ErrInvalidOption.
+type Batch[T any] struct {
+	bucket *Bucket[T]
+	batch  wire.Batch
+	err    error // of the first operation that was wrong
+}
+
+// NewBatch returns an empty batch.
+func (b *Bucket[T]) NewBatch() *Batch[T] { return &Batch[T]{bucket: b} }
+
+// Put adds a write of value, whatever is there.
+func (x *Batch[T]) Put(key string, value T, opts ...WriteOption) *Batch[T] {
+	return x.add("put", wire.Write{Key: key}, &value, opts)
+}
+
+// Create adds a write that requires key to have no live value, else Commit fails with
+// ErrKeyExists.
+func (x *Batch[T]) Create(key string, value T, opts ...WriteOption) *Batch[T] {
+	return x.add("create", wire.Write{Key: key, Create: true}, &value, opts)
+}
+
+// Update adds a write that requires revision to be the key's newest; 0 means that it has none.
+func (x *Batch[T]) Update(key string, value T, revision uint64, opts ...WriteOption) *Batch[T] {
+	return x.add("update", wire.Write{Key: key, Expect: true, Revision: revision}, &value, opts)
+}
+
+// Delete adds a delete marker.
+func (x *Batch[T]) Delete(key string, opts ...WriteOption) *Batch[T] {
+	return x.add("delete", wire.Write{Key: key, Op: wire.OpDelete}, nil, opts)
+}
+
+// Purge adds a marker that drops the key's older revisions.
+func (x *Batch[T]) Purge(key string, opts ...WriteOption) *Batch[T] {
+	return x.add("purge", wire.Write{Key: key, Op: wire.OpPurge}, nil, opts)
+}
+
+// Require makes the batch depend on key being at revision, without writing it; 0 means that it
+// has none. Where more keys are required than the batch has writes without a condition of their
+// own, and at most 1024 of them, the batch depends on the whole bucket not changing between a
+// read of those keys and the commit, and is tried again when it does.
+func (x *Batch[T]) Require(key string, revision uint64) *Batch[T] {
+	if err := wire.CheckKey(key); err != nil {
+		x.fail("require", key, err)
+		return x
+	}
+	x.batch.Guards = append(x.batch.Guards, wire.Guard{Key: key, Revision: revision})
+	return x
+}
+
+// Len returns the number of writes.
+func (x *Batch[T]) Len() int { return len(x.batch.Writes) }
+
+func (x *Batch[T]) add(op string, w wire.Write, value *T, opts []WriteOption) *Batch[T] {
+	if err := x.bucket.prepare(&w, value, opts); err != nil {
+		x.fail(op, w.Key, err)
+		return x
+	}
+	x.batch.Writes = append(x.batch.Writes, w)
+	return x
+}
+
+func (x *Batch[T]) fail(op, key string, err error) {
+	if x.err == nil {
+		x.err = x.bucket.failed(op, key, err)
+	}
+}
+
+// Commit stores the writes and returns the revision that each made, in the order in which they
+// were added. Nothing is stored unless everything is. One round trip; none for an empty batch.
+// A batch with one write is stored as a conditional write, which needs no WithTransactions.
+//
+// Errors: those of the operations; a *RevisionError that names the key whose condition failed,
+// ErrKeyExists for a Create; ErrTransactionsDisabled; ErrTooManyOperations over the server's
+// limit (1000 writes by default); ErrOutcomeUnknown when no answer came. Where the server has
+// too many batches under way (50 in a bucket by default) Commit waits and tries again.
+func (x *Batch[T]) Commit(ctx context.Context) ([]uint64, error) {
+	if x.err != nil {
+		return nil, x.err
+	}
+	revisions, err := x.bucket.core.Commit(ctx, x.batch)
+	return revisions, x.bucket.batchFailed("commit batch to", err)
+}
+
+// batchFailed is failed for an error that names one key of several.
+func (b *Bucket[T]) batchFailed(op string, err error) error {
+	if conflict, ok := errors.AsType[*wire.BatchConflict](err); ok {
+		return b.failed(op, conflict.Key, &conflict.Conflict)
+	}
+	if keyed, ok := errors.AsType[*wire.KeyError](err); ok {
+		return b.failed(op, keyed.Key, keyed.Err)
+	}
+	return b.failed(op, "", err)
+}
+
+// BatchPosition says which part of a batch an entry is.
+type BatchPosition struct {
+	ID       string // of the batch
+	Sequence int    // 1 for its first write
+	Last     bool   // its last write
+}
+
+// Batch reports whether the revision was stored by a batch or transaction of several writes, and
+// which part of it it is. The writes of a batch are contiguous in the bucket's revisions, in
+// their order, with nothing of others in between. A reader may meet the first of them before the
+// last is there, and does not see those that were replaced before it came by, or that its
+// filters leave out: so do not wait for a batch to be complete, but for a revision beyond it.
+func (e Entry[T]) Batch() (BatchPosition, bool) {
+	id := e.Header.Get(wire.BatchIDHeader)
+	sequence, err := strconv.Atoi(e.Header.Get(wire.BatchSequenceHeader))
+	if id == "" || err != nil {
+		return BatchPosition{}, false
+	}
+	return BatchPosition{ID: id, Sequence: sequence, Last: e.Header.Get(wire.BatchCommitHeader) != ""}, true
+}

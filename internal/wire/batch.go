@@ -1,0 +1,354 @@
+package wire
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Headers of atomic batches (ADR-50).
+const (
+	BatchIDHeader       = "Nats-Batch-Id"
+	BatchSequenceHeader = "Nats-Batch-Sequence"
+	BatchCommitHeader   = "Nats-Batch-Commit"
+
+	expectedSubjectHeader = "Nats-Expected-Last-Subject-Sequence-Subject"
+)
+
+// Guard is a key that a batch requires to be at a revision and does not write.
+type Guard struct {
+	Key      string
+	Revision uint64
+}
+
+// Batch is a set of writes that are stored together or not at all.
+type Batch struct {
+	Writes []Write
+	Guards []Guard
+
+	// Last, when it is not 0, is a sequence of the bucket at which the guards are known to hold:
+	// where there are more of them than writes to carry them, the bucket must not have moved on.
+	Last uint64
+}
+
+// BatchConflict says which key of a batch was not at its revision.
+type BatchConflict struct {
+	Key string
+	Conflict
+}
+
+// Unwrap returns ErrRevisionMismatch.
+func (c *BatchConflict) Unwrap() error { return &c.Conflict }
+
+// KeyError is an error of one key among several.
+type KeyError struct {
+	Key string
+	Err error
+}
+
+func (e *KeyError) Error() string { return Quote(e.Key) + ": " + e.Err.Error() }
+
+// Unwrap returns the key's error.
+func (e *KeyError) Unwrap() error { return e.Err }
+
+// Commit stores the batch and returns the revision of each write. A *BatchConflict names the key
+// that was at another revision; a *KeyError the one that is wrong otherwise.
+func (b *Bucket) Commit(ctx context.Context, batch Batch) ([]uint64, error) {
+	ctx, cancel := b.Bound(ctx)
+	defer cancel()
+	batch, err := b.plan(batch)
+	if err != nil {
+		return nil, err
+	}
+	if len(batch.Writes) == 0 {
+		return nil, b.holds(ctx, batch.Guards)
+	}
+	var backoff Backoff
+	for {
+		revisions, err := b.commitOnce(ctx, &batch)
+		if err == nil || !errors.Is(err, errBatchAgain) {
+			return revisions, err
+		}
+		if waited := backoff.Wait(ctx); waited != nil {
+			return nil, waitedOut(waited, err)
+		}
+	}
+}
+
+// errBatchAgain says that nothing was stored, for a reason that passes.
+var errBatchAgain = errors.New("the batch was not taken")
+
+// plan checks what the server would refuse, or store otherwise than it reads.
+func (b *Bucket) plan(batch Batch) (Batch, error) {
+	written := make(map[string]int, len(batch.Writes))
+	writes := append([]Write(nil), batch.Writes...)
+	for i := range writes {
+		w := &writes[i]
+		if w.Create {
+			w.Expect, w.Revision = true, 0
+		}
+		if _, again := written[w.Key]; again {
+			switch {
+			case w.Expect:
+				return batch, &KeyError{w.Key, fmt.Errorf("%w: a condition on a key that the batch has written already", ErrInvalidOption)}
+			case w.Op == OpPurge, w.TTL != 0:
+				return batch, &KeyError{w.Key, fmt.Errorf("%w: a purge or TTL on a key that the batch has written already", ErrInvalidOption)}
+			}
+			continue
+		}
+		written[w.Key] = i
+	}
+	var guards []Guard
+	for _, g := range batch.Guards {
+		i, ok := written[g.Key]
+		switch {
+		case !ok:
+			guards = append(guards, g)
+		case writes[i].Expect && writes[i].Revision != g.Revision:
+			return batch, &KeyError{g.Key, fmt.Errorf("%w: two conditions that cannot both hold", ErrInvalidOption)}
+		default:
+			// The condition belongs to the key's first write.
+			writes[i].Expect, writes[i].Revision, writes[i].Create = true, g.Revision, false
+		}
+	}
+	batch.Writes, batch.Guards = writes, guards
+	return batch, nil
+}
+
+// holds checks guards without writing, all at one moment.
+func (b *Bucket) holds(ctx context.Context, guards []Guard) error {
+	_, err := b.checkGuards(ctx, guards)
+	return err
+}
+
+// checkGuards reads the guarded keys and returns the bucket's sequence at which they hold.
+func (b *Bucket) checkGuards(ctx context.Context, guards []Guard) (uint64, error) {
+	if len(guards) == 0 {
+		return 0, nil
+	}
+	if len(guards) > mostMatches {
+		return 0, fmt.Errorf("%w: %d required keys, at most %d can be read at one moment", ErrTooManyOperations, len(guards), mostMatches)
+	}
+	keys := make([]string, len(guards))
+	for i, g := range guards {
+		keys[i] = g.Key
+	}
+	info, err := b.originInfo(ctx)
+	if err != nil {
+		return 0, err
+	}
+	found, upTo, err := b.view(ctx, keys, info.State.LastSeq)
+	if err != nil {
+		return 0, err
+	}
+	actual := make(map[string]uint64, len(found))
+	for i := range found {
+		actual[found[i].Key] = found[i].Sequence
+	}
+	for _, g := range guards {
+		if actual[g.Key] != g.Revision {
+			return 0, &BatchConflict{g.Key, Conflict{g.Revision, actual[g.Key]}}
+		}
+	}
+	return max(upTo, info.State.LastSeq), nil
+}
+
+// commitOnce sends the batch. A single write needs none: it is a message with conditions.
+func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error) {
+	messages, whole, err := b.messages(ctx, batch)
+	if err != nil {
+		return nil, err
+	}
+	id := rand.Text()
+	if b.idempotent && len(messages) == 1 {
+		stamped(messages[0].Header, id)
+	}
+	if len(messages) > 1 {
+		for i, m := range messages {
+			m.Header[BatchIDHeader] = []string{id}
+			m.Header[BatchSequenceHeader] = []string{strconv.Itoa(i + 1)}
+		}
+		messages[len(messages)-1].Header[BatchCommitHeader] = []string{"1"}
+	}
+	for _, m := range messages {
+		if size, most := int64(m.Size()), b.nc.MaxPayload(); most > 0 && size > most+int64(len(m.Subject)) {
+			return nil, &KeyError{m.Subject[len(b.writePrefix):], fmt.Errorf("%w: %w", ErrValueTooLarge, nats.ErrMaxPayload)}
+		}
+	}
+	last, apiErr, err := b.sendBatch(ctx, messages, id)
+	switch {
+	case err != nil:
+		return nil, err
+	case apiErr != nil:
+		return nil, b.refused(ctx, batch, whole, apiErr)
+	}
+	revisions := make([]uint64, len(messages))
+	for i := range revisions {
+		revisions[i] = last - uint64(len(messages)-1-i)
+	}
+	b.acknowledged(last)
+	return revisions, nil
+}
+
+// messages builds the batch's messages, with a condition each where there is room for one. The
+// server takes one guard a message, of exact subjects: a pattern would not be safe against
+// writers in flight on replicas. When there is not room for all, the whole bucket must not have
+// moved.
+func (b *Bucket) messages(ctx context.Context, batch *Batch) (messages []*nats.Msg, whole bool, err error) {
+	messages = make([]*nats.Msg, len(batch.Writes))
+	free := make([]nats.Header, 0, len(batch.Writes))
+	for i := range batch.Writes {
+		w := &batch.Writes[i]
+		header, err := b.header(ctx, w)
+		if err != nil {
+			return nil, false, &KeyError{w.Key, err}
+		}
+		if header == nil {
+			header = make(nats.Header, 4)
+		}
+		messages[i] = &nats.Msg{Subject: b.writePrefix + w.Key, Header: header, Data: w.Data}
+		if !w.Expect {
+			free = append(free, header)
+		}
+	}
+	if len(batch.Guards) > len(free) {
+		last := batch.Last
+		if last == 0 {
+			var err error
+			if last, err = b.checkGuards(ctx, batch.Guards); err != nil {
+				return nil, false, err
+			}
+		}
+		messages[0].Header[jetstream.ExpectedLastSeqHeader] = []string{strconv.FormatUint(last, 10)}
+		return messages, true, nil
+	}
+	for i, g := range batch.Guards {
+		free[i][jetstream.ExpectedLastSubjSeqHeader] = []string{strconv.FormatUint(g.Revision, 10)}
+		free[i][expectedSubjectHeader] = []string{keySpaceOf(b.origin.stream) + g.Key}
+	}
+	return messages, false, nil
+}
+
+// sendBatch publishes all messages and waits for the answer to the last, which commits them.
+func (b *Bucket) sendBatch(ctx context.Context, messages []*nats.Msg, id string) (uint64, *jetstream.APIError, error) {
+	if b.nc.IsClosed() {
+		return 0, nil, nats.ErrConnectionClosed
+	}
+	commit := messages[len(messages)-1]
+	for i, m := range messages[:len(messages)-1] {
+		if err := b.nc.PublishMsg(m); err != nil {
+			b.abandon(commit.Subject, id, i)
+			return 0, nil, err
+		}
+	}
+	sequence, apiErr, err := b.publish(ctx, commit.Subject, commit.Header, commit.Data)
+	if errors.Is(err, ErrOutcomeUnknown) {
+		if b.idempotent {
+			return b.findBatch(ctx, messages, id, err)
+		}
+		b.abandon(commit.Subject, id, len(messages))
+	}
+	return sequence, apiErr, err
+}
+
+// abandon makes the server forget the beginning of a batch, which would hold one of its 50
+// places for 10 s: a gap in the sequence ends it.
+func (b *Bucket) abandon(subject, id string, sent int) {
+	if sent == 0 {
+		return
+	}
+	// A connection that does not take it is gone; then the server notices in its 10 s.
+	_ = b.nc.PublishMsg(&nats.Msg{Subject: subject, Header: nats.Header{
+		BatchIDHeader:       {id},
+		BatchSequenceHeader: {strconv.Itoa(sent + 2)},
+		BatchCommitHeader:   {"1"},
+	}})
+}
+
+// findBatch finds out whether a batch was stored whose answer was lost: then, in one of its keys,
+// there is a message of it.
+func (b *Bucket) findBatch(ctx context.Context, messages []*nats.Msg, id string, lost error) (uint64, *jetstream.APIError, error) {
+	var backoff Backoff
+	for {
+		for _, m := range messages {
+			key := m.Subject[len(b.writePrefix):]
+			found, err := b.fromLeader(ctx, key)
+			if err != nil {
+				continue
+			}
+			switch {
+			case len(messages) == 1 && found.Header.Get(jetstream.MsgIDHeader) == id:
+				return found.Sequence, nil, nil
+			case len(messages) > 1 && found.Header.Get(BatchIDHeader) == id:
+				n, err := strconv.Atoi(found.Header.Get(BatchSequenceHeader))
+				if err == nil {
+					return found.Sequence + uint64(len(messages)-n), nil, nil
+				}
+			}
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return 0, nil, lost
+		}
+	}
+}
+
+// refused finds out what the server's refusal of a batch means.
+func (b *Bucket) refused(ctx context.Context, batch *Batch, whole bool, apiErr *jetstream.APIError) error {
+	again := func() error { return fmt.Errorf("%w: %w", errBatchAgain, apiErr) }
+	switch apiErr.ErrorCode {
+	case codeBatchIncomplete, codeBatchesInFlight, codeTooManyRequests:
+		return again()
+	}
+	if _, _, mismatch := wrongLastSequence(apiErr); !mismatch {
+		return fromServer(apiErr)
+	}
+	// The answer does not tell whose condition failed. On replicas it may be none: another write
+	// was in flight.
+	for i := range batch.Writes {
+		w := &batch.Writes[i]
+		if !w.Expect {
+			continue
+		}
+		current, err := b.fromLeader(ctx, w.Key)
+		actual := current.Sequence
+		switch {
+		case errors.Is(err, ErrKeyNotFound):
+			actual = 0
+		case err != nil:
+			return err
+		}
+		switch {
+		case actual == w.Revision:
+		case !w.Create:
+			return &BatchConflict{w.Key, Conflict{w.Revision, actual}}
+		case actual != 0 && !current.Deleted():
+			return &KeyError{w.Key, fmt.Errorf("%w at revision %d", ErrKeyExists, actual)}
+		default:
+			w.Revision = actual // over a marker, or after one that has expired
+		}
+	}
+	for _, g := range batch.Guards {
+		actual, err := b.newest(ctx, g.Key)
+		if err != nil {
+			return err
+		}
+		if actual != g.Revision {
+			return &BatchConflict{g.Key, Conflict{g.Revision, actual}}
+		}
+	}
+	if whole && batch.Last != 0 {
+		return errBucketMoved
+	}
+	return again()
+}
+
+// errBucketMoved says that the bucket has moved on behind Batch.Last, although no guard has.
+var errBucketMoved = errors.New("the bucket has moved on")
+
+// Moved reports whether a commit failed only because the bucket has moved on.
+func Moved(err error) bool { return errors.Is(err, errBucketMoved) }
