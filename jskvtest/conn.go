@@ -1,0 +1,38 @@
+package jskvtest
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// reconnectWait is short, so that a test does not wait long for a server that is back, and
+// has no jitter worth mentioning, so that how long it waits does not vary.
+const reconnectWait = 50 * time.Millisecond
+
+// connect returns a connection with options that suit tests, and opts on top.
+func connect(tb testing.TB, urls string, opts []nats.Option) *nats.Conn {
+	tb.Helper()
+	all := append([]nats.Option{
+		nats.Name(tb.Name()),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(reconnectWait),
+		nats.ReconnectJitter(time.Millisecond, time.Millisecond),
+	}, opts...)
+	nc, err := nats.Connect(urls, all...)
+	if err != nil {
+		tb.Fatalf("jskvtest: connect to %s: %v", urls, err)
+	}
+	return nc
+}
+
+func newJetStream(tb testing.TB, nc *nats.Conn) jetstream.JetStream {
+	tb.Helper()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		tb.Fatalf("jskvtest: JetStream: %v", err)
+	}
+	return js
+}

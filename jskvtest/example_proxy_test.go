@@ -1,0 +1,136 @@
+package jskvtest_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// A program that talks to the server through the proxy notices nothing until it is told to make
+// a fault.
+func ExampleNewProxy() {
+	t := &fakeT{}
+	defer t.end()
+
+	srv := jskvtest.NewServer(t)
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	kv := bucket(proxy.JetStream(), 1)
+	revision, err := kv.PutString(context.Background(), "sue.color", "blue")
+	fmt.Println(revision, err)
+	// Output:
+	// 1 <nil>
+}
+
+// The answer to a write is lost: the client does not know what became of it.
+func ExampleProxy_CutOn() {
+	t := &fakeT{}
+	defer t.end()
+
+	srv := jskvtest.NewServer(t)
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	kv := bucket(proxy.JetStream(), 1)
+	lost := proxy.CutOn(jskvtest.ToClient, `"seq":1`)
+	err := within(50*time.Millisecond, func(ctx context.Context) error {
+		_, err := kv.PutString(ctx, "sue.color", "blue")
+		return err
+	})
+	fmt.Println(errors.Is(err, context.DeadlineExceeded))
+
+	<-lost
+	e, err := kv.Get(context.Background(), "sue.color")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(string(e.Value()), "was written")
+	// Output:
+	// true
+	// blue was written
+}
+
+// Nothing arrives for a while, then everything does.
+func ExampleProxy_Stall() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	nc := proxy.Conn()
+	proxy.Stall(jskvtest.ToClient)
+	fmt.Println(nc.FlushTimeout(50 * time.Millisecond))
+	proxy.Heal()
+	fmt.Println(nc.Flush(), nc.Stats().Reconnects, "reconnects")
+	// Output:
+	// nats: timeout
+	// <nil> 0 reconnects
+}
+
+// Nothing arrives for a while, and what was sent meanwhile is lost with the connection.
+func ExampleProxy_Blackhole() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	back := make(chan struct{})
+	nc := proxy.Conn(nats.ReconnectHandler(func(*nats.Conn) { close(back) }))
+	proxy.Blackhole(jskvtest.Both)
+	fmt.Println(nc.FlushTimeout(50*time.Millisecond), nc.Status())
+	proxy.Heal()
+	<-back
+	fmt.Println(nc.Flush(), nc.Stats().Reconnects, "reconnect")
+	// Output:
+	// nats: timeout CONNECTED
+	// <nil> 1 reconnect
+}
+
+// A server that is far away.
+func ExampleProxy_Delay() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	nc := proxy.Conn()
+	proxy.Delay(jskvtest.Both, 20*time.Millisecond)
+	rtt, err := nc.RTT()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(rtt >= 40*time.Millisecond)
+	// Output:
+	// true
+}
+
+func ExampleProxy_Cut() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	back := make(chan struct{})
+	nc := proxy.Conn(nats.ReconnectHandler(func(*nats.Conn) { close(back) }))
+	proxy.Cut()
+	<-back
+	fmt.Println(nc.Stats().Reconnects, "reconnect")
+	// Output:
+	// 1 reconnect
+}
+
+// The server is there, but this client cannot get to it.
+func ExampleProxy_Refuse() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	nc := proxy.Conn()
+	changed := nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED)
+	proxy.Refuse()
+	proxy.Reset()
+	fmt.Println(<-changed)
+	proxy.Accept()
+	fmt.Println(<-changed)
+	// Output:
+	// RECONNECTING
+	// CONNECTED
+}
