@@ -6,11 +6,9 @@ import (
 	"fmt"
 	"iter"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -26,11 +24,7 @@ type Bucket struct {
 	idempotent  bool
 
 	shares  shares
-	answers struct {
-		mu    sync.Mutex
-		inbox *inbox
-		sub   *nats.Subscription
-	}
+	answers *inbox // nil unless reads of single keys need it
 
 	facts    atomic.Pointer[facts]
 	high     atomic.Uint64 // the highest revision that this handle has been acknowledged for
@@ -122,6 +116,11 @@ func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) 
 	b.facts.Store(factsOf(info))
 	if info.Config.Mirror == nil {
 		b.sawOrigin(info)
+	}
+	if b.cautious() {
+		if err := b.keepInbox(); err != nil {
+			return nil, err
+		}
 	}
 	return b, nil
 }

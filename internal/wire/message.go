@@ -32,6 +32,9 @@ const (
 	upToHeader   = "Nats-UpTo-Sequence"
 	lastConsumer = "Nats-Last-Consumer"
 	lastStream   = "Nats-Last-Stream"
+
+	pendingMessages    = "Nats-Pending-Messages"
+	pendingBytesHeader = "Nats-Pending-Bytes"
 )
 
 // Message is one message of a bucket's stream: one revision of one key.
@@ -91,15 +94,46 @@ func (b *Bucket) decode(subject string, sequence uint64, at time.Time, header na
 	}
 }
 
-// decodeConsumed decodes a message that a consumer delivered.
-func (b *Bucket) decodeConsumed(msg *nats.Msg) (Message, uint64, error) {
+// decodeConsumed decodes a message that a consumer delivered, and tells its place among those.
+func (b *Bucket) decodeConsumed(msg *nats.Msg, m *Message) (delivered uint64, err error) {
+	if n, ok := ackNumbers(msg.Reply); ok {
+		*m = b.decode(msg.Subject, n[1], time.Unix(0, int64(n[3])), msg.Header, msg.Data)
+		m.Pending = n[4]
+		return n[2], nil
+	}
 	meta, err := msg.Metadata()
 	if err != nil {
-		return Message{}, 0, fmt.Errorf("%w: subject %s: %w", jetstream.ErrInvalidJetStreamResponse, Quote(msg.Subject), err)
+		return 0, fmt.Errorf("%w: subject %s: %w", jetstream.ErrInvalidJetStreamResponse, Quote(msg.Subject), err)
 	}
-	m := b.decode(msg.Subject, meta.Sequence.Stream, meta.Timestamp, msg.Header, msg.Data)
+	*m = b.decode(msg.Subject, meta.Sequence.Stream, meta.Timestamp, msg.Header, msg.Data)
 	m.Pending = meta.NumPending
-	return m, meta.Sequence.Consumer, nil
+	return meta.Sequence.Consumer, nil
+}
+
+// ackNumbers reads the common form of a delivered message's reply subject, nine tokens that end
+// in five numbers: times delivered, stream and consumer sequence, time, pending. The client's
+// Metadata, which reads every form, costs a tenth of a listing.
+func ackNumbers(reply string) (n [5]uint64, ok bool) {
+	const prefix, dots, most = "$JS.ACK.", 8, 19
+	if !strings.HasPrefix(reply, prefix) || strings.Count(reply, ".") != dots {
+		return n, false
+	}
+	rest := reply
+	for i := len(n) - 1; i >= 0; i-- {
+		dot := strings.LastIndexByte(rest, '.')
+		digits := rest[dot+1:]
+		rest = rest[:dot]
+		if digits == "" || len(digits) > most {
+			return n, false
+		}
+		for j := 0; j < len(digits); j++ {
+			if digits[j] < '0' || digits[j] > '9' {
+				return n, false
+			}
+			n[i] = n[i]*10 + uint64(digits[j]-'0')
+		}
+	}
+	return n, true
 }
 
 // decodeDirect decodes the answer to a direct get (ADR-31) and tells which stream gave it.

@@ -100,12 +100,16 @@ func (b *Bucket) collect(ctx context.Context, request []byte) (answers []*nats.M
 var errConnectionLost = errors.New("connection lost while reading")
 
 func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte) ([]*nats.Msg, *nats.Msg, error) {
-	inbox, err := b.inbox()
-	if err != nil {
-		return nil, nil, err
+	in := b.answers
+	if in == nil {
+		var err error
+		if in, err = b.newInbox(); err != nil {
+			return nil, nil, err
+		}
+		defer in.close()
 	}
-	c, reply := inbox.expect()
-	defer inbox.forget(reply)
+	c, reply := in.expect()
+	defer in.forget(reply)
 	epoch := b.epoch()
 	if err := b.nc.PublishRequest(subject, reply, request); err != nil {
 		return nil, nil, err
@@ -130,11 +134,14 @@ func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte
 	}
 }
 
-// inbox is one subscription for the answers of all requests of a handle that are answered by
-// several messages, as the client has one for those that are answered by one. A subscription
-// for each would cost the server, and in a cluster its peers, two changes of interest a read.
+// inbox is a subscription for the answers of requests that are answered by several messages, as
+// the client has one for those that are answered by one. A handle whose single reads need it has
+// one for all: a subscription for each would cost the server, and in a cluster its peers, two
+// changes of interest a read. Other handles make one where they need it.
 type inbox struct {
 	prefix string
+	sub    *nats.Subscription
+	ended  chan struct{} // closed when the subscription's goroutine has ended
 	mu     sync.Mutex
 	next   uint64
 	calls  map[string]*call
@@ -147,27 +154,41 @@ type call struct {
 	done    chan struct{} // closed with the message that ends them
 }
 
-// inbox returns the handle's inbox; the first use makes it. It lives as long as the connection,
-// or until the handle is garbage.
-func (b *Bucket) inbox() (*inbox, error) {
-	b.answers.mu.Lock()
-	defer b.answers.mu.Unlock()
-	if b.answers.inbox != nil && b.answers.sub.IsValid() {
-		return b.answers.inbox, nil
+func (b *Bucket) newInbox() (*inbox, error) {
+	in := &inbox{prefix: b.nc.NewInbox() + ".", ended: make(chan struct{}), calls: map[string]*call{}}
+	var err error
+	if in.sub, err = b.nc.Subscribe(in.prefix+"*", in.take); err != nil {
+		return nil, err
 	}
-	in := &inbox{prefix: b.nc.NewInbox() + ".", calls: map[string]*call{}}
-	sub, err := b.nc.Subscribe(in.prefix+"*", in.take)
+	in.sub.SetClosedHandler(func(string) { close(in.ended) })
+	// What comes is bounded by what was asked for.
+	return in, in.sub.SetPendingLimits(-1, -1)
+}
+
+// keepInbox gives the handle an inbox that lives as long as the connection, or until the handle
+// is garbage.
+func (b *Bucket) keepInbox() error {
+	in, err := b.newInbox()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := sub.SetPendingLimits(-1, -1); err != nil {
-		return nil, err
+	b.answers = in
+	runtime.AddCleanup(b, (*inbox).unsubscribe, in)
+	return nil
+}
+
+func (in *inbox) unsubscribe() {
+	_ = in.sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
+}
+
+// close ends the subscription and waits for its goroutine. A connection that was closed in the
+// moment of subscribing does not tell of its end.
+func (in *inbox) close() {
+	in.unsubscribe()
+	select {
+	case <-in.ended:
+	case <-time.After(lossCheck):
 	}
-	b.answers.inbox, b.answers.sub = in, sub
-	runtime.AddCleanup(b, func(sub *nats.Subscription) {
-		_ = sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
-	}, sub)
-	return in, nil
 }
 
 func (in *inbox) expect() (*call, string) {

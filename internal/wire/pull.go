@@ -54,10 +54,9 @@ type consumer struct {
 
 	sequence  uint64 // of the last message delivered
 	batch     int    // of a pull in the snapshot
-	id        uint64 // of the current pull
-	pulling   bool   // the current pull has not ended
-	left      int    // of the current pull's batch
-	received  int    // by the current pull
+	id        uint64 // of the latest pull
+	left      int    // messages asked for that have not come
+	received  int    // since the latest pull
 	tooLarge  bool   // the next message exceeds what a pull may return
 	drained   bool   // the last pull delivered messages, and then there were none
 	probing   bool
@@ -98,7 +97,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 			return nil, err
 		}
 	}
-	c.delivery = make(chan *nats.Msg, c.batch+statusRoom)
+	c.delivery = make(chan *nats.Msg, c.batch+liveBatch+statusRoom)
 	c.sub, err = b.nc.ChanSubscribe(c.inbox+".*", c.delivery)
 	if err != nil {
 		c.close(false)
@@ -130,24 +129,33 @@ func consumerCreateSubject(b *Bucket, cfg jetstream.ConsumerConfig) string {
 	return subject
 }
 
+// wants reports whether it is time to ask for more messages. In the snapshot one pull follows
+// the other, since each end tells something; later there is always one that waits.
+func (c *consumer) wants(snapshot bool) bool {
+	if snapshot {
+		return c.left == 0
+	}
+	return c.left <= liveBatch/2
+}
+
 // pull asks for more messages. In the snapshot the server answers at once with what it has, and
 // after a pull that brought nothing certain it is probed; later it waits for messages to come.
 func (c *consumer) pull(snapshot bool) error {
 	c.id++
-	c.pulling, c.received, c.drained = true, 0, false
+	c.received, c.drained = 0, false
 	c.idleAt, c.idleAgain = 0, false
-	c.left = liveBatch
-	limit := pullBytes
+	batch, limit := liveBatch-c.left, pullBytes
 	if snapshot {
-		c.left = c.batch
+		batch = c.batch
 	}
 	if c.skipping {
 		limit = 0
 	}
 	if c.tooLarge {
-		c.left, limit, c.tooLarge = 1, 0, false
+		batch, limit, c.tooLarge = 1, 0, false
 	}
-	request := fmt.Appendf(nil, `{"batch":%d`, c.left)
+	c.left += batch
+	request := fmt.Appendf(nil, `{"batch":%d`, batch)
 	if limit > 0 {
 		request = fmt.Appendf(request, `,"max_bytes":%d`, limit)
 	}
@@ -191,9 +199,7 @@ func (c *consumer) expected(sequence uint64) bool {
 		c.listed--
 		c.skipping = c.skipping && c.listed > 0
 	}
-	if c.left--; c.left == 0 {
-		c.pulling = false
-	}
+	c.left = max(c.left-1, 0)
 	return true
 }
 
@@ -224,10 +230,10 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 		c.idleAt = position
 		return pullIdle, position
 	case "404", "408":
-		if !current || !c.pulling {
+		c.ended(msg)
+		if !current {
 			return pullNothing, 0
 		}
-		c.pulling = false
 		if status == "408" && c.skipping {
 			return pullUnsure, 0
 		}
@@ -237,15 +243,25 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 	case "409":
 		switch description := msg.Header.Get("Description"); {
 		case strings.HasPrefix(description, "Message Size Exceeds MaxBytes"):
-			if current && c.pulling {
-				c.pulling, c.tooLarge = false, c.received == 0
-			}
+			c.ended(msg)
+			room, _ := uintHeader(msg.Header, pendingBytesHeader)
+			c.tooLarge = room == pullBytes
 			return pullNothing, 0
 		case strings.HasPrefix(description, "Batch Completed"):
 			return pullNothing, 0
 		}
 	}
 	return pullLost, 0
+}
+
+// ended notes the end of a pull, with which the server tells how much of it is left, except where
+// it was the only one.
+func (c *consumer) ended(msg *nats.Msg) {
+	if unused, ok := uintHeader(msg.Header, pendingMessages); ok {
+		c.left = max(c.left-int(unused), 0)
+	} else {
+		c.left = 0
+	}
 }
 
 // close ends the subscription and deletes the consumer. With wait the server has confirmed that

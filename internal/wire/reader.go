@@ -39,7 +39,10 @@ type ReaderConfig struct {
 	// it has found it. It runs on the goroutine that reads, and may stop the reader.
 	OnChange func(error)
 
-	onEnd func() // called once when the reader has been torn down, if set
+	// For the rest of the core; all may be nil.
+	onEnd    func()       // the reader has been torn down
+	onHeard  func()       // something came from the server
+	onPassed func(uint64) // there is nothing to hand out up to this sequence that was not
 }
 
 // ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
@@ -78,7 +81,7 @@ type Reader struct {
 	unwatch  func() bool
 	patience time.Duration // with Once: how long without an answer, 0 for as long as life
 
-	turn chan struct{} // held by who reads or tears down
+	turn sync.Mutex // held by who reads or tears down
 	tear sync.Once
 
 	created  time.Time // identity of the stream
@@ -103,7 +106,6 @@ type Reader struct {
 func (b *Bucket) OpenReader(ctx context.Context, cfg ReaderConfig) (*Reader, error) {
 	r := &Reader{
 		b: b, cfg: cfg,
-		turn:     make(chan struct{}, 1),
 		snapshot: cfg.Start != StartNew,
 		progress: time.Now(),
 	}
@@ -223,10 +225,8 @@ func (r *Reader) Synced() bool { return r.synced.Load() }
 // Next returns the next message. ErrWatcherStopped after Stop; an error of ctx does not end the
 // reader, any other does.
 func (r *Reader) Next(ctx context.Context) (Message, error) {
-	if err := r.take(ctx); err != nil {
-		return Message{}, err
-	}
-	defer r.release()
+	r.turn.Lock()
+	defer r.turn.Unlock()
 	for {
 		if err := r.ended(ctx); err != nil {
 			return Message{}, err
@@ -257,18 +257,6 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 		}
 	}
 }
-
-// take waits for the reader's turn.
-func (r *Reader) take(ctx context.Context) error {
-	select {
-	case r.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (r *Reader) release() { <-r.turn }
 
 // ended tells whether and why nothing more is to be handed out.
 func (r *Reader) ended(ctx context.Context) error {
@@ -318,12 +306,11 @@ func (r *Reader) pop() (Message, bool) {
 func (r *Reader) notify(ctx context.Context) error {
 	notices := r.notices
 	r.notices = nil
-	r.release()
+	r.turn.Unlock()
+	defer r.turn.Lock() // also when OnChange panics: Next unlocks
 	for _, notice := range notices {
 		r.cfg.OnChange(notice)
 	}
-	// Next releases the turn when it returns, whatever ctx says.
-	r.turn <- struct{}{}
 	return ctx.Err()
 }
 
@@ -344,7 +331,7 @@ func (r *Reader) advance(ctx context.Context) error {
 	if r.consumer == nil {
 		return r.reconnect(ctx)
 	}
-	if !r.consumer.pulling {
+	if r.consumer.wants(r.snapshot) {
 		if err := r.consumer.pull(r.snapshot); err != nil {
 			r.interrupted(err)
 			return nil
@@ -354,43 +341,51 @@ func (r *Reader) advance(ctx context.Context) error {
 	if err != nil || msg == nil {
 		return err
 	}
-	r.heard()
 	if msg.Reply == "" {
 		r.status(msg)
 		return nil
 	}
-	m, sequence, err := r.b.decodeConsumed(msg)
+	m := r.slot()
+	sequence, err := r.b.decodeConsumed(msg, m)
 	switch {
 	case err != nil:
 		r.interrupted(err)
 	case !r.consumer.expected(sequence):
 		r.interrupted(errors.New("messages were lost on the way"))
-	default:
-		r.accept(m)
+	case r.accept(m):
+		return nil
 	}
+	*m = Message{}
+	r.queue = r.queue[:len(r.queue)-1]
 	return nil
 }
 
-// accept queues a message, unless it is known already or not wanted.
-func (r *Reader) accept(m Message) {
-	if m.Sequence <= r.cursor {
-		return
-	}
-	r.cursor = m.Sequence
-	r.reached = max(r.reached, m.Sequence)
-	if r.cfg.SkipMarkers && m.Deleted() || r.match != nil && !matchAny(r.match, m.Key) {
-		return
-	}
-	if r.cfg.Unique && !r.unique.first(m.Key, m.Sequence > r.target) {
-		return
-	}
+// slot makes room for a message at the end of the queue.
+func (r *Reader) slot() *Message {
 	if r.head > 0 && len(r.queue) == cap(r.queue) {
 		// Within the snapshot the queue is never empty, see pop.
 		n := copy(r.queue, r.queue[r.head:])
 		clear(r.queue[n:])
 		r.queue, r.head = r.queue[:n], 0
 	}
-	r.queue = append(r.queue, m)
+	r.queue = append(r.queue, Message{})
+	return &r.queue[len(r.queue)-1]
+}
+
+// accept reports whether a message is to be handed out: it is not known already, and wanted.
+func (r *Reader) accept(m *Message) bool {
+	if m.Sequence <= r.cursor {
+		return false
+	}
+	r.cursor = m.Sequence
+	r.reached = max(r.reached, m.Sequence)
+	switch {
+	case r.cfg.SkipMarkers && m.Deleted():
+		return false
+	case r.match != nil && !matchAny(r.match, m.Key):
+		return false
+	}
+	return !r.cfg.Unique || r.unique.first(m.Key, m.Sequence > r.target)
 }
 
 // uniqueKeys finds keys that come again. That needs a second revision, written after the reading
@@ -428,6 +423,9 @@ func (r *Reader) status(msg *nats.Msg) {
 		if !r.snapshot {
 			// What lies between holds nothing for this reader: one begun anew need not look.
 			r.cursor = max(r.cursor, position)
+			if r.cfg.onPassed != nil && r.head == len(r.queue) {
+				r.cfg.onPassed(r.cursor)
+			}
 		}
 	case pullUnsure:
 		// Made anew it repeats what the cursor then drops.
@@ -443,12 +441,16 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	c := r.consumer
 	select {
 	case msg := <-c.delivery:
+		if msg.Reply == "" {
+			r.heard() // not for each message: the clock costs a twentieth of a listing
+		}
 		return msg, nil
 	default:
 	}
 	c.timer.Reset(lossCheck)
 	select {
 	case msg := <-c.delivery:
+		r.heard()
 		return msg, nil
 	case <-c.timer.C:
 		r.check()
@@ -480,6 +482,9 @@ func (r *Reader) check() {
 func (r *Reader) heard() {
 	now := time.Now()
 	r.consumer.heard, r.progress = now, now
+	if r.cfg.onHeard != nil {
+		r.cfg.onHeard()
+	}
 	r.backoff = Backoff{}
 	r.change(nil)
 }
@@ -657,9 +662,9 @@ func (r *Reader) Stop() {
 // teardown waits for the turn, which nobody keeps for long once life has ended.
 func (r *Reader) teardown() {
 	r.tear.Do(func() {
-		r.turn <- struct{}{}
+		r.turn.Lock()
 		r.disconnect(true)
-		r.release()
+		r.turn.Unlock()
 		if r.cfg.onEnd != nil {
 			r.cfg.onEnd()
 		}
