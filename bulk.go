@@ -12,9 +12,8 @@ import (
 )
 
 // GetMany reads the newest revisions of many keys in as few round trips as the server allows, one
-// for every 1024 keys (ADR-31). What one round trip reads is one consistent view of the bucket,
-// unless it exceeds what the server sends at once (64 MB); several are not. It has seen what
-// Entry has seen. Missing and deleted keys are not in the map.
+// for every 1024 keys or 8 MB (ADR-31). What one round trip reads is one consistent view of the
+// bucket; several are not. It has seen what Entry has seen. Missing and deleted keys are not in the map.
 //
 // Values that do not decode are left out, and reported by *DecodeErrors joined into the error; the
 // other entries are returned beside it. Other errors as Entry.
@@ -88,7 +87,9 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 	done, failures := 0, map[string]error{}
 	pipeline, err := b.core.NewPipeline(ctx, all.maxPending, func(key string, err error) {
 		if err != nil {
-			failures[key] = b.failed("put", key, err)
+			if !errors.Is(failures[key], ErrOutcomeUnknown) { // which no later failure undoes
+				failures[key] = b.failed("put", key, err)
+			}
 			return
 		}
 		done++
@@ -122,7 +123,7 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 	return done, &BulkError{Bucket: b.Name(), Failed: failures, cause: cause}
 }
 
-// BulkError lists the keys that were not written, and why.
+// BulkError lists the keys of which a write failed, and why.
 type BulkError struct {
 	Bucket string
 	Failed map[string]error

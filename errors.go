@@ -86,10 +86,10 @@ var (
 	ErrWrongStream = wire.ErrWrongStream
 )
 
-// SafeToRetry reports whether the operation that failed with err certainly did not change the
-// bucket, so that it may be repeated without being applied twice. It is false for
-// ErrOutcomeUnknown, and for nil: that operation happened. It says nothing of whether the
-// repetition will succeed.
+// SafeToRetry reports whether the write that failed with err certainly was not stored, so that it
+// may be repeated without being applied twice. It is false for ErrOutcomeUnknown, and for nil:
+// that write was stored. Of a *BulkError it speaks of the keys in Failed. It says nothing of
+// whether the repetition will succeed.
 func SafeToRetry(err error) bool {
 	return err != nil && !errors.Is(err, ErrOutcomeUnknown)
 }

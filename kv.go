@@ -218,7 +218,7 @@ func (b *Bucket[T]) prepare(w *wire.Write, value *T, opts []WriteOption) error {
 // starts over, with jittered backoff, until ctx ends (without a deadline: for 5 s). fn may run
 // more than once. exists is false when the key has no value; current then still has the revision
 // of a marker, if there is one. An error of fn ends it and is returned as it is, with nothing
-// written. It returns the entry that it wrote.
+// written. It returns the entry that it wrote, without its time, which only a read tells.
 func (b *Bucket[T]) Modify(ctx context.Context, key string, fn func(current Entry[T], exists bool) (T, error), opts ...WriteOption) (Entry[T], error) {
 	const op = "modify"
 	w := wire.Write{Key: key, Expect: true}

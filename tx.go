@@ -24,12 +24,17 @@ func (b *Bucket[T]) Transact(ctx context.Context, fn func(tx *Tx[T]) error) (uin
 	defer cancel()
 	var backoff wire.Backoff
 	for {
+		if err := ctx.Err(); err != nil {
+			return 0, b.failed(op, "", err)
+		}
 		tx := &Tx[T]{ctx: ctx, bucket: b, view: b.core.NewView(), writes: map[string]*Entry[T]{}}
 		err := fn(tx)
 		switch {
 		case tx.err != nil:
 			// A read failed; fn may have taken that for something else.
-			err = tx.err
+			if err = tx.err; !wire.Moved(err) {
+				return 0, err
+			}
 		case err != nil:
 			return 0, err
 		default:

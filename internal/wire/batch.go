@@ -161,6 +161,9 @@ func (b *Bucket) checkGuards(ctx context.Context, guards []Guard) (uint64, error
 // commitOnce sends the batch. A single write needs none: it is a message with conditions.
 func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error) {
 	messages, whole, err := b.messages(ctx, batch)
+	if err == nil {
+		err = b.fits(ctx, messages)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -175,17 +178,12 @@ func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error)
 		}
 		messages[len(messages)-1].Header[BatchCommitHeader] = []string{"1"}
 	}
-	for _, m := range messages {
-		if size, most := int64(m.Size()), b.nc.MaxPayload(); most > 0 && size > most+int64(len(m.Subject)) {
-			return nil, &KeyError{m.Subject[len(b.writePrefix):], fmt.Errorf("%w: %w", ErrValueTooLarge, nats.ErrMaxPayload)}
-		}
-	}
 	last, apiErr, err := b.sendBatch(ctx, messages, id)
 	switch {
 	case err != nil:
 		return nil, err
 	case apiErr != nil:
-		return nil, b.refused(ctx, batch, whole, apiErr)
+		return nil, b.refused(ctx, batch, messages, whole, apiErr)
 	}
 	revisions := make([]uint64, len(messages))
 	for i := range revisions {
@@ -194,6 +192,44 @@ func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error)
 	b.acknowledged(last)
 	return revisions, nil
 }
+
+// fits checks what a server would find only when it had taken other messages of the batch, or,
+// one that knows no batches, when it had stored them.
+func (b *Bucket) fits(ctx context.Context, messages []*nats.Msg) error {
+	const batchHeaders = 128 // bytes, that are still to be added
+	rules, err := b.writeRules(ctx, false)
+	if err == nil && (len(messages) > 1 && !rules.atomic || rules.tooLarge(messages) != nil) {
+		rules, err = b.writeRules(ctx, true) // it may have been changed since this handle looked
+	}
+	if err != nil {
+		return err
+	}
+	if len(messages) > 1 && !rules.atomic {
+		return ErrTransactionsDisabled
+	}
+	if m := rules.tooLarge(messages); m != nil {
+		return &KeyError{m.Subject[len(b.writePrefix):], fmt.Errorf("%w: %w", ErrValueTooLarge, jetstream.ErrStreamMessageExceedsMaximum)}
+	}
+	for _, m := range messages {
+		if most := b.nc.MaxPayload(); most > 0 && payload(m)+batchHeaders > most {
+			return &KeyError{m.Subject[len(b.writePrefix):], fmt.Errorf("%w: %w", ErrValueTooLarge, nats.ErrMaxPayload)}
+		}
+	}
+	return nil
+}
+
+// tooLarge finds a message that exceeds what the stream takes.
+func (f *facts) tooLarge(messages []*nats.Msg) *nats.Msg {
+	for _, m := range messages {
+		if f.maxSize > 0 && payload(m) > int64(f.maxSize) {
+			return m
+		}
+	}
+	return nil
+}
+
+// payload is the size of a message's headers and data.
+func payload(m *nats.Msg) int64 { return int64(m.Size() - len(m.Subject) - len(m.Reply)) }
 
 // messages builds the batch's messages, with a condition each where there is room for one. The
 // server takes one guard a message, of exact subjects: a pattern would not be safe against
@@ -239,29 +275,33 @@ func (b *Bucket) sendBatch(ctx context.Context, messages []*nats.Msg, id string)
 	if b.nc.IsClosed() {
 		return 0, nil, nats.ErrConnectionClosed
 	}
+	if err := ctx.Err(); err != nil {
+		return 0, nil, err
+	}
 	commit := messages[len(messages)-1]
 	for i, m := range messages[:len(messages)-1] {
 		if err := b.nc.PublishMsg(m); err != nil {
-			b.abandon(commit.Subject, id, i)
+			b.abandon(messages, i, id)
 			return 0, nil, err
 		}
 	}
 	sequence, apiErr, err := b.publish(ctx, commit.Subject, commit.Header, commit.Data)
-	if errors.Is(err, ErrOutcomeUnknown) {
-		if b.idempotent {
-			return b.findBatch(ctx, messages, id, err)
-		}
-		b.abandon(commit.Subject, id, len(messages))
+	if errors.Is(err, ErrOutcomeUnknown) && b.idempotent {
+		sequence, apiErr, err = b.findBatch(ctx, messages, id, err)
+	}
+	if err != nil {
+		b.abandon(messages, len(messages), id)
 	}
 	return sequence, apiErr, err
 }
 
 // abandon makes the server forget the beginning of a batch, which would hold one of its 50
 // places for 10 s: a gap in the sequence ends it.
-func (b *Bucket) abandon(subject, id string, sent int) {
-	if sent == 0 {
+func (b *Bucket) abandon(messages []*nats.Msg, sent int, id string) {
+	if sent == 0 || len(messages) == 1 {
 		return
 	}
+	subject := messages[0].Subject // which the account may publish, since the server took it
 	// A connection that does not take it is gone; then the server notices in its 10 s.
 	_ = b.nc.PublishMsg(&nats.Msg{Subject: subject, Header: nats.Header{
 		BatchIDHeader:       {id},
@@ -298,14 +338,24 @@ func (b *Bucket) findBatch(ctx context.Context, messages []*nats.Msg, id string,
 }
 
 // refused finds out what the server's refusal of a batch means.
-func (b *Bucket) refused(ctx context.Context, batch *Batch, whole bool, apiErr *jetstream.APIError) error {
+func (b *Bucket) refused(ctx context.Context, batch *Batch, messages []*nats.Msg, whole bool, apiErr *jetstream.APIError) error {
 	again := func() error { return fmt.Errorf("%w: %w", errBatchAgain, apiErr) }
 	switch apiErr.ErrorCode {
-	case codeBatchIncomplete, codeBatchesInFlight, codeTooManyRequests:
+	case codeBatchIncomplete:
+		for _, m := range messages {
+			if violation := b.violation(m.Subject); violation != nil {
+				return &KeyError{m.Subject[len(b.writePrefix):], violation}
+			}
+		}
+		return again()
+	case codeBatchesInFlight, codeTooManyRequests:
 		return again()
 	}
 	if _, _, mismatch := wrongLastSequence(apiErr); !mismatch {
 		return fromServer(apiErr)
+	}
+	if whole && batch.Last != 0 {
+		return errBucketMoved // whoever made the view makes another
 	}
 	// The answer does not tell whose condition failed. On replicas it may be none: another write
 	// was in flight.
@@ -314,7 +364,7 @@ func (b *Bucket) refused(ctx context.Context, batch *Batch, whole bool, apiErr *
 		if !w.Expect {
 			continue
 		}
-		current, err := b.fromLeader(ctx, w.Key)
+		current, err := b.confirm(ctx, w.Key, 0)
 		actual := current.Sequence
 		switch {
 		case errors.Is(err, ErrKeyNotFound):
@@ -340,9 +390,6 @@ func (b *Bucket) refused(ctx context.Context, batch *Batch, whole bool, apiErr *
 		if actual != g.Revision {
 			return &BatchConflict{g.Key, Conflict{g.Revision, actual}}
 		}
-	}
-	if whole && batch.Last != 0 {
-		return errBucketMoved
 	}
 	return again()
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"strings"
@@ -26,10 +27,11 @@ type Bucket struct {
 	shares  shares
 	answers *inbox // nil unless reads of single keys need it
 
-	facts    atomic.Pointer[facts]
-	high     atomic.Uint64 // the highest revision that this handle has been acknowledged for
-	mirrored atomic.Bool   // a mirror has answered a direct get for this stream
-	born     atomic.Int64  // creation time of the stream that takes the writes, which high belongs to
+	facts    atomic.Pointer[facts] // of the stream that is read
+	rules    atomic.Pointer[facts] // of the one that takes the writes, nil while not known
+	high     atomic.Uint64         // the highest revision that this handle has been acknowledged for
+	mirrored atomic.Bool           // a mirror has answered a direct get for this stream
+	born     atomic.Int64          // creation time of the stream that takes the writes, which high belongs to
 }
 
 // place is a stream and the API prefix under which it is reached.
@@ -49,7 +51,9 @@ type facts struct {
 	ttls      bool // per-message TTLs are allowed
 	markerTTL time.Duration
 	remembers time.Duration // how long message ids are remembered
+	maxSize   int32         // of a message, -1 for any
 	mirror    bool
+	atomic    bool
 }
 
 func factsOf(info *jetstream.StreamInfo) *facts {
@@ -65,7 +69,9 @@ func factsOf(info *jetstream.StreamInfo) *facts {
 		ttls:      cfg.AllowMsgTTL,
 		markerTTL: cfg.SubjectDeleteMarkerTTL,
 		remembers: cfg.Duplicates,
+		maxSize:   cfg.MaxMsgSize,
 		mirror:    cfg.Mirror != nil,
+		atomic:    cfg.AllowAtomicPublish,
 	}
 }
 
@@ -117,7 +123,7 @@ func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) 
 	if info.Config.Mirror == nil {
 		b.sawOrigin(info)
 	}
-	if b.cautious() {
+	if b.shared() {
 		if err := b.keepInbox(); err != nil {
 			return nil, err
 		}
@@ -195,6 +201,18 @@ func (b *Bucket) sawOrigin(info *jetstream.StreamInfo) {
 	if known := b.born.Swap(created); known != 0 && known != created {
 		b.high.Store(0)
 	}
+	b.rules.Store(factsOf(info))
+}
+
+// writeRules are the rules for writes; fresh asks for them anew.
+func (b *Bucket) writeRules(ctx context.Context, fresh bool) (*facts, error) {
+	if rules := b.rules.Load(); rules != nil && !fresh {
+		return rules, nil
+	}
+	if _, err := b.originInfo(ctx); err != nil {
+		return nil, err
+	}
+	return b.rules.Load(), nil
 }
 
 // Name is the bucket's name.
@@ -239,11 +257,43 @@ func (b *Bucket) cautious() bool {
 	return f.replicas > 1 || f.mirror || b.mirrored.Load()
 }
 
+// shared reports whether direct gets may be answered by another server than the one that
+// acknowledged: now, or as soon as somebody gives the bucket replicas.
+func (b *Bucket) shared() bool { return b.facts.Load().clustered || b.cautious() }
+
 // gone tells why nobody answers for the stream at p: it was deleted (ErrBucketNotFound), or
 // the server cannot be asked. It returns nil when the stream is there.
-func (b *Bucket) gone(ctx context.Context, p place) error {
-	_, err := b.streamInfo(ctx, p)
+func (c *Conn) gone(ctx context.Context, p place) error {
+	_, err := c.streamInfo(ctx, p)
 	return err
+}
+
+// vigil watches over a request to the stream at p in another domain, from where nobody says that
+// nobody is there: after a while without an answer it asks whether the stream is, and ends the
+// request if not. The returned function, to be called when the request has ended, tells that.
+func (c *Conn) vigil(ctx context.Context, p place) (context.Context, func() error) {
+	if p.api == jetstream.DefaultAPIPrefix {
+		return ctx, func() error { return nil }
+	}
+	ctx, end := context.WithCancelCause(ctx)
+	looked := make(chan struct{})
+	timer := time.AfterFunc(2*firstPatience, func() {
+		defer close(looked)
+		if err := c.gone(ctx, p); errors.Is(err, ErrBucketNotFound) {
+			end(err)
+		}
+	})
+	return ctx, func() error {
+		cause := context.Cause(ctx)
+		end(nil)
+		if !timer.Stop() {
+			<-looked
+		}
+		if errors.Is(cause, ErrBucketNotFound) {
+			return cause
+		}
+		return nil
+	}
 }
 
 // Delete deletes a bucket.

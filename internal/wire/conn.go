@@ -20,6 +20,9 @@ const (
 	// package jetstream waits as long before it publishes again.
 	noRespondersPause = 250 * time.Millisecond
 
+	// firstPatience is how long a question waits for its answer before it is asked again.
+	firstPatience = 250 * time.Millisecond
+
 	statusHeader = "Status"
 	directGet    = "DIRECT.GET."
 )
@@ -83,6 +86,21 @@ func (c *Conn) request(ctx context.Context, subject string, header nats.Header, 
 	return c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: data})
 }
 
+// askOn is ask for a stream that changes its leader: in that moment nobody answers, and what was
+// asked before stays without an answer. It asks again after a while, and then after twice that.
+func (c *Conn) askOn(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
+	ctx, cancel := c.Bound(ctx)
+	defer cancel()
+	for patience := firstPatience; ; patience *= 2 {
+		attempt, cancel := context.WithTimeout(ctx, patience)
+		msg, err := c.ask(attempt, subject, data)
+		cancel()
+		if err == nil || !isTimeout(err) || ctx.Err() != nil || errors.Is(err, ErrPermission) {
+			return msg, err
+		}
+	}
+}
+
 // ask is request for questions: they may be repeated, so a connection that is lost under one
 // does not fail it.
 func (c *Conn) ask(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
@@ -108,26 +126,42 @@ func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, 
 			return err
 		}
 	}
-	msg, err := c.ask(ctx, prefix+subject, data)
-	if err != nil {
-		if errors.Is(err, nats.ErrNoResponders) {
-			return fmt.Errorf("%w: %w", jetstream.ErrJetStreamNotEnabled, err)
+	for attempt := 1; ; attempt++ {
+		msg, err := c.askOn(ctx, prefix+subject, data)
+		switch {
+		case errors.Is(err, nats.ErrNoResponders):
+			err = fromJetStream(err)
+		case err != nil:
+			return err
+		default:
+			var refusal *jetstream.APIError
+			if refusal, err = decodeAPI(msg.Data, reply); refusal == nil {
+				return err
+			}
+			if err = fromServer(refusal); refusal.ErrorCode != codeNotAvailable {
+				return err
+			}
 		}
-		return err
+		// A server that has just started, or a group without a leader.
+		const attempts = 4
+		if attempt == attempts || pause(ctx, noRespondersPause) != nil {
+			return err
+		}
 	}
+}
+
+// decodeAPI decodes an answer of the JetStream API, or the refusal that it is.
+func decodeAPI(data []byte, reply any) (refusal *jetstream.APIError, err error) {
 	var head struct {
 		Error *jetstream.APIError `json:"error"`
 	}
-	if err := json.Unmarshal(msg.Data, &head); err != nil {
-		return fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
+	if err = json.Unmarshal(data, &head); err == nil && head.Error == nil {
+		err = json.Unmarshal(data, reply)
 	}
-	if head.Error != nil {
-		return fromServer(head.Error)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
 	}
-	if err := json.Unmarshal(msg.Data, reply); err != nil {
-		return fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
-	}
-	return nil
+	return head.Error, nil
 }
 
 // denied explains a timeout that a missing permission caused.

@@ -32,7 +32,7 @@ var (
 	ErrBucketExists         error = &sentinel{"bucket exists with another configuration", jetstream.ErrBucketExists}
 	ErrBucketReplaced       error = &sentinel{"bucket was replaced by another of the same name", nil}
 	ErrInvalidOption        error = &sentinel{"invalid option", jetstream.ErrInvalidOption}
-	ErrWatcherStopped       error = &sentinel{"watcher stopped", nil}
+	ErrWatcherStopped       error = &sentinel{"reading was stopped", nil}
 	ErrTransactionsDisabled error = &sentinel{"the bucket does not accept transactions, WithTransactions enables them", nil}
 	ErrTooManyOperations    error = &sentinel{"too many operations", nil}
 	ErrInvalidFilter        error = &sentinel{"invalid filter", nil}
@@ -68,6 +68,7 @@ func ConflictText(expected, actual uint64) string {
 // Error codes of the server (its errors.json) that package jetstream has no names for.
 const (
 	codeStreamStoreFailed  jetstream.ErrorCode = 10077
+	codeNotAvailable       jetstream.ErrorCode = 10008
 	codeWrongLastMsgID     jetstream.ErrorCode = 10070
 	codeMessageTTLInvalid  jetstream.ErrorCode = 10165
 	codeMessageTTLDisabled jetstream.ErrorCode = 10166
@@ -120,6 +121,9 @@ func fromJetStream(err error) error {
 		if mapped := fromServer(apiErr); mapped != error(apiErr) {
 			return mapped
 		}
+	}
+	if errors.Is(err, nats.ErrNoResponders) {
+		return fmt.Errorf("%w: %w", jetstream.ErrJetStreamNotEnabled, err)
 	}
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
 		return ErrBucketNotFound

@@ -32,7 +32,8 @@ type Follower struct {
 	b       *Bucket
 	filters []string
 	sink    Sink
-	created time.Time
+	created time.Time // of the stream that was last read
+	gone    bool      // it is not there any more
 	heard   atomic.Int64 // when the server last answered, in Unix nanoseconds
 	lost    atomic.Bool
 }
@@ -74,8 +75,9 @@ func (f *Follower) Run(ctx context.Context) error {
 			return err
 		case errors.Is(err, ErrBucketNotFound) && f.created.IsZero():
 			return err
-		case errors.Is(err, ErrBucketNotFound) && !f.lost.Load():
+		case errors.Is(err, ErrBucketNotFound) && !f.gone:
 			// Nothing is in a bucket that is not there.
+			f.gone = true
 			f.sink.Begin(true)
 			f.sink.Complete()
 		}
@@ -111,7 +113,7 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 	defer r.Stop()
 	*backoff = Backoff{}
 	another := !f.created.IsZero() && !r.created.Equal(f.created)
-	f.created = r.created
+	f.created, f.gone = r.created, false
 	f.change(nil)
 	f.sink.Begin(another)
 	var m Message

@@ -34,35 +34,54 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 	case r.Revision != 0:
 		return b.revision(ctx, key, r.Revision)
 	}
-	seen := max(b.high.Load(), r.AtLeast)
-	if seen > 0 && b.cautious() {
-		return b.fresh(ctx, key, r.AtLeast)
+	m, err := b.newestFrom(ctx, key, r.AtLeast)
+	if err == nil && b.shared() && !b.facts.Load().mirror {
+		// So that the next read of this handle is not older. A mirror has to be read without its
+		// origin, which alone could confirm that something is not there.
+		b.acknowledged(m.Sequence)
+	}
+	return m, err
+}
+
+// newestFrom reads the newest revision of key from whoever answers, if that has seen enough.
+func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Message, error) {
+	seen := max(b.high.Load(), atLeast)
+	if seen > 0 && b.shared() {
+		return b.fresh(ctx, key, atLeast)
 	}
 	m, stream, err := b.direct(ctx, b.api+directGet+b.stream+"."+b.readPrefix+key, nil)
 	switch {
 	case errors.Is(err, errNoDirect):
 		return b.fromLeader(ctx, key)
+	case errors.Is(err, ErrKeyNotFound) && seen == 0 && b.facts.Load().mirror:
+		return m, err // a mirror is read as it is, within or without reach of its origin
 	case errors.Is(err, ErrKeyNotFound):
-		if seen == 0 {
-			return m, err
-		}
-		// Nothing says who found nothing: a mirror that lags may have.
-		return b.fresh(ctx, key, r.AtLeast)
+		// Nothing says who found nothing: it may be a mirror that lags, or has only other keys.
+		return b.confirm(ctx, key, atLeast)
 	case err != nil:
 		return m, err
-	case m.Sequence >= seen:
-		return m, nil
-	case stream == b.stream && r.AtLeast <= b.high.Load():
-		return m, nil // the one server that acknowledged has also answered
 	case stream != b.stream:
 		b.mirrored.Store(true)
+		if m.Sequence < seen {
+			return b.fresh(ctx, key, atLeast)
+		}
+	case m.Sequence < atLeast && atLeast > b.high.Load():
+		return b.fresh(ctx, key, atLeast)
 	}
-	return b.fresh(ctx, key, r.AtLeast)
+	return m, nil
 }
 
 // direct asks for one message by a direct get (ADR-31).
 func (b *Bucket) direct(ctx context.Context, subject string, request []byte) (Message, string, error) {
-	msg, err := b.ask(ctx, subject, request)
+	ask := b.ask
+	if b.facts.Load().clustered {
+		ask = b.askOn
+	}
+	watched, gone := b.vigil(ctx, place{b.api, b.stream})
+	msg, err := ask(watched, subject, request)
+	if e := gone(); e != nil {
+		err = e
+	}
 	if errors.Is(err, nats.ErrNoResponders) {
 		return Message{}, "", b.noDirect(ctx, err)
 	}
@@ -134,7 +153,11 @@ func (b *Bucket) fromLeader(ctx context.Context, key string) (Message, error) {
 // stored asks the leader for one message.
 func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, error) {
 	var stored storedMessage
-	if err := b.apiRequest(ctx, b.origin.api, "STREAM.MSG.GET."+b.origin.stream, request, &stored); err != nil {
+	err := b.apiRequest(ctx, b.origin.api, "STREAM.MSG.GET."+b.origin.stream, request, &stored)
+	if errors.Is(err, ErrKeyNotFound) {
+		return Message{}, ErrKeyNotFound // which says it, without the API's wording
+	}
+	if err != nil {
 		return Message{}, err
 	}
 	// A mirror may store what its origin has under other subjects; a handle knows its own.
@@ -154,11 +177,13 @@ func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message
 	var backoff Backoff
 	for {
 		seen := max(b.high.Load(), atLeast)
-		found, upTo, err := b.lastOf(ctx, []string{b.readPrefix + key}, 0)
-		if err == nil && upTo >= seen {
-			return found[0], nil
-		}
-		if err != nil && !errors.Is(err, ErrKeyNotFound) && !errors.Is(err, errNoDirect) {
+		a, err := b.lastOf(ctx, []string{b.readPrefix + key}, viewBytes)
+		switch {
+		case err == nil && a.upTo >= seen:
+			return a.found[0], nil
+		case errors.Is(err, ErrKeyNotFound), errors.Is(err, errNoDirect):
+			return b.confirm(ctx, key, atLeast)
+		case err != nil:
 			return Message{}, err
 		}
 		if proven, err := b.leaderHas(ctx, seen); err != nil {
@@ -172,14 +197,29 @@ func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message
 	}
 }
 
+// confirm reads the newest revision of key at the leader, once that has come to what this handle
+// was acknowledged for and to atLeast.
+func (b *Bucket) confirm(ctx context.Context, key string, atLeast uint64) (Message, error) {
+	if seen := max(b.high.Load(), atLeast); seen > 0 {
+		if err := b.await(ctx, seen); err != nil {
+			return Message{}, err
+		}
+	}
+	return b.fromLeader(ctx, key)
+}
+
 // await waits until the leader has come to sequence seen.
 func (b *Bucket) await(ctx context.Context, seen uint64) error {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
 	var backoff Backoff
 	for {
+		born := b.born.Load()
 		if has, err := b.leaderHas(ctx, seen); has || err != nil {
 			return err
+		}
+		if b.born.Load() != born {
+			return nil // another bucket of the name, which knows nothing of seen
 		}
 		if err := backoff.Wait(ctx); err != nil {
 			return notSeen(seen, err)

@@ -57,17 +57,17 @@ func (b *Bucket) listDirect(ctx context.Context, filters []string) (found []Mess
 	for i, filter := range folded {
 		subjects[i] = b.readPrefix + filter
 	}
-	before := b.cautious()
-	found, upTo, err := b.lastOf(ctx, subjects, listBytes)
+	a, err := b.lastOf(ctx, subjects, listBytes)
 	switch {
 	case errors.Is(err, errTooManyMatches), errors.Is(err, errNoDirect), errors.Is(err, ErrKeyNotFound):
 		// An answer that nothing was found does not tell whose it is.
 		return nil, false, nil
 	case err != nil:
 		return nil, false, err
-	case upTo < target, b.cautious() != before:
+	case !a.whole, !a.own, a.upTo < target:
 		return nil, false, nil
 	}
+	found = a.found
 	if !exact {
 		kept := found[:0]
 		for _, m := range found {

@@ -230,7 +230,7 @@ func decodeAck(data []byte, stream string) (pubAck, error) {
 		string(s[len(head)+len(stream):n]) == middle {
 		var sequence uint64
 		digits := s[n : len(s)-1]
-		plain := len(digits) < 20
+		plain := len(digits) < 20 && digits[0] != '0'
 		for _, c := range digits {
 			if c < '0' || c > '9' {
 				plain = false

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,64 +26,83 @@ const (
 
 var errTooManyMatches = errors.New("the filters match more than one request may return")
 
-// lastOf reads the newest messages under subjects (which may be patterns) in one request: one
-// consistent view of the server that answers, and the sequence up to which that one had come.
-// ErrKeyNotFound when there are none. What exceeds maxBytes (0: the server's limit), or the
-// number of matches that the server allows, gives errTooManyMatches.
-func (b *Bucket) lastOf(ctx context.Context, subjects []string, maxBytes int) (found []Message, upTo uint64, err error) {
+// answer is what one multi_last request returned: one consistent view of the server that
+// answered.
+type answer struct {
+	found []Message
+	upTo  uint64 // the sequence up to which that server had come
+	whole bool   // false when the server sent only the oldest of what it found
+	own   bool   // it was the stream's, not a mirror's, which may have only part of it
+}
+
+// lastOf reads the newest messages under subjects (which may be patterns) in one request.
+// ErrKeyNotFound when there are none, errTooManyMatches when they are more than the server
+// returns. maxBytes bounds what it sends at once.
+func (b *Bucket) lastOf(ctx context.Context, subjects []string, maxBytes int) (answer, error) {
+	a := answer{own: true}
 	request, err := json.Marshal(struct {
 		Subjects []string `json:"multi_last"`
-		MaxBytes int      `json:"max_bytes,omitempty"`
+		MaxBytes int      `json:"max_bytes"`
 	}{subjects, maxBytes})
 	if err != nil {
-		return nil, 0, err
+		return a, err
 	}
-	answers, end, err := b.collect(ctx, request)
+	messages, end, err := b.collect(ctx, request)
 	if err != nil {
-		return nil, 0, err
+		return a, err
 	}
-	upTo, ok := uintHeader(end.Header, upToHeader)
-	if !ok {
-		return nil, 0, fmt.Errorf("%w: a multi_last answer ended without %s", jetstream.ErrInvalidJetStreamResponse, upToHeader)
+	var ok bool
+	if a.upTo, ok = uintHeader(end.Header, upToHeader); !ok {
+		return a, fmt.Errorf("%w: a multi_last answer ended without %s", jetstream.ErrInvalidJetStreamResponse, upToHeader)
 	}
-	if left, _ := uintHeader(end.Header, batchPending); left > 0 {
-		return nil, 0, errTooManyMatches
-	}
-	found = make([]Message, 0, len(answers))
-	for i, answer := range answers {
-		// Each answer tells how many follow it: none may be missing in between.
-		left, ok := uintHeader(answer.Header, batchPending)
-		if !ok || left != uint64(len(answers)-1-i) {
-			return nil, 0, fmt.Errorf("%w: a multi_last answer is not whole", jetstream.ErrInvalidJetStreamResponse)
+	unsent, _ := uintHeader(end.Header, batchPending)
+	a.whole = unsent == 0
+	a.found = make([]Message, 0, len(messages))
+	for i, msg := range messages {
+		// Each message tells how many follow it: none may be missing in between.
+		left, ok := uintHeader(msg.Header, batchPending)
+		if !ok || left != uint64(len(messages)-1-i)+unsent {
+			return a, fmt.Errorf("%w: a multi_last answer has gaps", jetstream.ErrInvalidJetStreamResponse)
 		}
-		dropLast(answer.Header, batchPending)
-		dropLast(answer.Header, jetstream.LastSequenceHeader)
-		m, stream, err := b.decodeDirect(answer)
+		dropLast(msg.Header, batchPending)
+		dropLast(msg.Header, jetstream.LastSequenceHeader)
+		m, stream, err := b.decodeDirect(msg)
 		if err != nil {
-			return nil, 0, err
+			return a, err
 		}
 		if stream != b.stream {
+			a.own = false
 			b.mirrored.Store(true)
 		}
 		m.Pending = left
-		found = append(found, m)
+		a.found = append(a.found, m)
 	}
-	return found, upTo, nil
+	return a, nil
 }
 
 // collect sends a direct get that is answered by several messages, and gathers them up to the
-// one that ends them. A connection lost on the way is not an error: the question is asked anew.
+// one that ends them. Where nothing comes, because the connection or the server that was asked is
+// lost, the question is asked anew.
 func (b *Bucket) collect(ctx context.Context, request []byte) (answers []*nats.Msg, end *nats.Msg, err error) {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
+	ctx, gone := b.vigil(ctx, place{b.api, b.stream})
+	defer func() {
+		if e := gone(); e != nil {
+			err = e
+		}
+	}()
 	subject := b.api + directGet + b.stream
-	for {
-		answers, end, err = b.collectOnce(ctx, subject, request)
+	for patience := firstPatience; ; patience *= 2 {
+		answers, end, err = b.collectOnce(ctx, subject, request, patience)
 		if err == nil {
 			break
 		}
 		if !errors.Is(err, errConnectionLost) {
 			return nil, nil, b.denied(err, subject)
+		}
+		if violation := b.violation(subject); violation != nil {
+			return nil, nil, violation
 		}
 	}
 	switch end.Header.Get(statusHeader) {
@@ -97,9 +117,9 @@ func (b *Bucket) collect(ctx context.Context, request []byte) (answers []*nats.M
 	}
 }
 
-var errConnectionLost = errors.New("connection lost while reading")
+var errConnectionLost = errors.New("connection or server lost while reading")
 
-func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte) ([]*nats.Msg, *nats.Msg, error) {
+func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte, patience time.Duration) ([]*nats.Msg, *nats.Msg, error) {
 	in := b.answers
 	if in == nil {
 		var err error
@@ -110,7 +130,7 @@ func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte
 	}
 	c, reply := in.expect()
 	defer in.forget(reply)
-	epoch := b.epoch()
+	epoch, begun := b.epoch(), time.Now()
 	if err := b.nc.PublishRequest(subject, reply, request); err != nil {
 		return nil, nil, err
 	}
@@ -124,7 +144,7 @@ func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte
 			if b.nc.IsClosed() {
 				return nil, nil, nats.ErrConnectionClosed
 			}
-			if b.epoch() != epoch {
+			if b.epoch() != epoch || c.silent() && time.Since(begun) >= patience {
 				return nil, nil, errConnectionLost
 			}
 			timer.Reset(lossCheck)
@@ -151,8 +171,12 @@ type inbox struct {
 type call struct {
 	answers []*nats.Msg
 	end     *nats.Msg
+	some    atomic.Bool   // something has come
 	done    chan struct{} // closed with the message that ends them
 }
+
+// silent reports whether nothing has come yet.
+func (c *call) silent() bool { return !c.some.Load() }
 
 func (b *Bucket) newInbox() (*inbox, error) {
 	in := &inbox{prefix: b.nc.NewInbox() + ".", ended: make(chan struct{}), calls: map[string]*call{}}
@@ -212,8 +236,11 @@ func (in *inbox) take(msg *nats.Msg) {
 	in.mu.Lock()
 	c := in.calls[msg.Subject]
 	in.mu.Unlock()
+	if c == nil || c.end != nil {
+		return
+	}
+	c.some.Store(true)
 	switch {
-	case c == nil || c.end != nil:
 	case isStatus(msg):
 		c.end = msg
 		close(c.done)

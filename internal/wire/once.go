@@ -23,7 +23,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 	header = stamped(header, id)
 	var (
 		begun   = time.Now()
-		epoch   = b.epoch()
+		server  = b.nc.ConnectedServerId()
 		lost    error // why an earlier attempt may have been stored
 		backoff Backoff
 	)
@@ -34,21 +34,29 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		if err == nil {
 			return revision, nil
 		}
-		var conflict *Conflict
+		conflict, refused := errors.AsType[*Conflict](err)
 		switch {
-		case errors.As(err, &conflict) && lost != nil:
-			certain := !b.facts.Load().clustered && b.epoch() == epoch && time.Since(begun) < b.facts.Load().remembers
-			return b.whose(ctx, subject, id, conflict, certain)
-		case errors.Is(err, ErrPermission):
+		case refused && lost == nil, errors.Is(err, ErrPermission):
 			return 0, err
 		case errors.Is(err, ErrOutcomeUnknown):
 			lost = err
-		case isTimeout(err), lost != nil && transient(err):
-			// Refused or not sent this time; the next attempt may tell more.
+		case refused, isTimeout(err), transient(err):
+			// Refused by its own first attempt, or not sent this time.
 		case lost != nil:
 			return 0, fmt.Errorf("%w: %w", lost, err)
 		default:
 			return 0, err
+		}
+		if lost != nil {
+			revision, found, err := b.wasStored(ctx, subject, w, id, begun, server)
+			switch {
+			case found:
+				return revision, nil
+			case errors.Is(err, errForgotten):
+				return 0, fmt.Errorf("%w: %w", lost, err)
+			case err == nil && refused:
+				return 0, conflict
+			}
 		}
 		if waited := backoff.Wait(ctx); waited != nil {
 			if lost != nil {
@@ -59,6 +67,61 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 	}
 }
 
+// errForgotten says that a server does not know an id, and may have forgotten it.
+var errForgotten = errors.New("the server may have forgotten the write's id")
+
+// wasStored finds out whether the write with id, sent since begun, was stored. A server is asked with
+// an expectation that it checks after the id and that never holds. Without an error its answer is
+// certain, unless a copy of the write is still on its way.
+//
+// A server that has restarted knows the ids only of what is still stored. So when it does not
+// know the id, and may have restarted, the key must not have been written since begun: what was
+// written may have been this write and what replaced it.
+func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id string, begun time.Time, server string) (revision uint64, found bool, err error) {
+	const never = "no message has this id"
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout/2)
+	defer cancel()
+	revision, apiErr, err := b.publish(ctx, subject, nats.Header{
+		jetstream.MsgIDHeader:             {id},
+		jetstream.ExpectedLastMsgIDHeader: {never},
+	}, nil)
+	switch {
+	case err != nil:
+		return 0, false, err
+	case apiErr == nil:
+		b.acknowledged(revision)
+		return revision, true, nil
+	case apiErr.ErrorCode != codeWrongLastMsgID:
+		return 0, false, fromServer(apiErr)
+	}
+	asked := time.Now()
+	info, err := b.originInfo(ctx)
+	if err != nil {
+		return 0, false, err
+	}
+	rules := b.rules.Load()
+	if !rules.clustered && b.nc.ConnectedServerId() == server && time.Since(begun) < rules.remembers {
+		return 0, false, nil
+	}
+	newest, err := b.confirm(ctx, w.Key, 0)
+	if errors.Is(err, ErrKeyNotFound) && w.TTL == 0 && rules.maxAge == 0 {
+		return 0, false, nil // nor has it expired
+	}
+	if errors.Is(err, ErrKeyNotFound) {
+		return 0, false, errForgotten
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	// By the server's clock, which tells the time of what is stored.
+	const margin = time.Second
+	begunThere := info.TimeStamp.Add(begun.Sub(asked) - margin)
+	if newest.Time.After(begunThere) {
+		return 0, false, errForgotten
+	}
+	return 0, false, nil
+}
+
 // stamped is header with a message's id.
 func stamped(header nats.Header, id string) nats.Header {
 	if header == nil {
@@ -66,29 +129,4 @@ func stamped(header nats.Header, id string) nats.Header {
 	}
 	header[jetstream.MsgIDHeader] = []string{id}
 	return header
-}
-
-// whose finds out whether a conflict of a write that was sent before is with that write itself.
-// One server checks a write's expectation before its id, so the write is asked for with an
-// expectation that is checked after the id and never holds. certain says that the server cannot
-// have forgotten the id.
-func (b *Bucket) whose(ctx context.Context, subject, id string, conflict *Conflict, certain bool) (uint64, error) {
-	const never = "no message has this id"
-	header := nats.Header{
-		jetstream.MsgIDHeader:             {id},
-		jetstream.ExpectedLastMsgIDHeader: {never},
-	}
-	revision, apiErr, err := b.publish(ctx, subject, header, nil)
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
-	case apiErr == nil:
-		b.acknowledged(revision)
-		return revision, nil
-	case apiErr.ErrorCode != codeWrongLastMsgID:
-		return 0, fmt.Errorf("%w: %w", ErrOutcomeUnknown, fromServer(apiErr))
-	case certain:
-		return 0, conflict
-	}
-	return 0, fmt.Errorf("%w: %s, and the server may have forgotten the write's id", ErrOutcomeUnknown, conflict.Error())
 }

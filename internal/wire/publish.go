@@ -62,9 +62,9 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 		if !refused {
 			return 0, fromServer(apiErr)
 		}
-		if !known {
+		if !known || actual < w.Revision && b.shared() {
 			// Error 10164 does not tell whether the key has moved or another write is just in
-			// flight: only the leader's newest revision does.
+			// flight; and a leader that was deposed may not have the expected revision yet.
 			if actual, err = b.newest(ctx, w.Key); err != nil {
 				return 0, err
 			}
@@ -78,9 +78,10 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 	}
 }
 
-// newest is the sequence of a key's newest message at the leader, 0 when there is none.
+// newest is the sequence of a key's newest message at the leader, once that has come to what this
+// handle knows; 0 when there is none.
 func (b *Bucket) newest(ctx context.Context, key string) (uint64, error) {
-	m, err := b.fromLeader(ctx, key)
+	m, err := b.confirm(ctx, key, 0)
 	if errors.Is(err, ErrKeyNotFound) {
 		return 0, nil
 	}
@@ -111,15 +112,14 @@ func (b *Bucket) header(ctx context.Context, w *Write) (nats.Header, error) {
 		if w.Op == OpDelete {
 			return nil, fmt.Errorf("%w: a TTL on Delete would bring older revisions back, use Purge", ErrInvalidOption)
 		}
-		f := b.facts.Load()
-		if f.checkTTL(w) != nil {
-			// The bucket may have been changed since this handle looked.
-			if _, err := b.Info(ctx); err != nil {
-				return nil, err
-			}
-			f = b.facts.Load()
+		f, err := b.writeRules(ctx, false)
+		if err == nil && f.checkTTL(w) != nil {
+			f, err = b.writeRules(ctx, true) // it may have been changed since this handle looked
 		}
-		if err := f.checkTTL(w); err != nil {
+		if err == nil {
+			err = f.checkTTL(w)
+		}
+		if err != nil {
 			return nil, err
 		}
 		header[jetstream.MsgTTLHeader] = []string{strconv.FormatInt(int64(w.TTL/time.Second), 10)}
@@ -154,7 +154,11 @@ func (b *Bucket) publish(ctx context.Context, subject string, header nats.Header
 	if err := ctx.Err(); err != nil {
 		return 0, nil, err
 	}
-	msg, err := b.request(ctx, subject, header, data)
+	watched, gone := b.vigil(ctx, b.origin)
+	msg, err := b.request(watched, subject, header, data)
+	if e := gone(); e != nil {
+		return 0, nil, e
+	}
 	if errors.Is(err, nats.ErrNoResponders) {
 		if msg, err = b.republish(ctx, subject, header, data); err == nil && msg == nil {
 			return 0, nil, fmt.Errorf("%w: %w", jetstream.ErrNoStreamResponse, nats.ErrNoResponders)
@@ -171,9 +175,13 @@ func (b *Bucket) publish(ctx context.Context, subject string, header nats.Header
 		return 0, ack.Error, nil
 	}
 	if ack.Stream != b.origin.stream {
-		return 0, nil, fmt.Errorf("%w: %s, not %s", ErrWrongStream, Quote(ack.Stream), b.origin.stream)
+		return 0, nil, wrongStream(ack.Stream, b.origin.stream)
 	}
 	return ack.Sequence, nil, nil
+}
+
+func wrongStream(stored, wanted string) error {
+	return fmt.Errorf("%w: %s, not %s", ErrWrongStream, Quote(stored), wanted)
 }
 
 // republish tries once more when nobody was there to take a message, and finds out why if
@@ -220,7 +228,7 @@ func (b *Bucket) create(ctx context.Context, w Write) (uint64, error) {
 			ctx, cancel = b.Bound(ctx)
 			defer cancel()
 		}
-		current, err := b.fromLeader(ctx, w.Key)
+		current, err := b.confirm(ctx, w.Key, conflict.Actual)
 		switch {
 		case errors.Is(err, ErrKeyNotFound):
 			w.Revision = 0 // the marker has expired meanwhile

@@ -98,6 +98,7 @@ type Reader struct {
 	failed   error   // why it ended
 
 	consumer *consumer
+	attempts int // to connect, since the last that succeeded
 	backoff  Backoff
 	progress time.Time // when the server last answered
 }
@@ -156,7 +157,7 @@ func (r *Reader) filter() error {
 // the snapshot.
 func (r *Reader) open(ctx context.Context) error {
 	for {
-		err := r.connect(ctx)
+		err := r.attempt(ctx)
 		if err == nil {
 			break
 		}
@@ -505,9 +506,7 @@ func (r *Reader) reconnect(ctx context.Context) error {
 	both, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
-	attempt, cancelAttempt := context.WithTimeout(both, attemptTimeout)
-	defer cancelAttempt()
-	err := r.connect(attempt)
+	err := r.attempt(both)
 	if err == nil {
 		return nil
 	}
@@ -528,6 +527,20 @@ func (r *Reader) reconnect(ctx context.Context) error {
 		return r.ended(ctx)
 	}
 	return nil
+}
+
+// attempt is connect within a time that doubles with each attempt: what is asked in the moment in
+// which a leader changes stays without an answer, and a large stream takes its time.
+func (r *Reader) attempt(ctx context.Context) error {
+	const first, doublings = 2 * firstPatience, 6
+	ctx, cancel := context.WithTimeout(ctx, first<<min(r.attempts, doublings))
+	defer cancel()
+	r.attempts++
+	err := r.connect(ctx)
+	if err == nil {
+		r.attempts = 0
+	}
+	return err
 }
 
 // transient reports whether a first attempt that failed with err is worth another.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 )
 
 // View is what a transaction reads: the bucket as it was at one sequence, which its first read
@@ -14,7 +13,8 @@ import (
 // it is above, the view is gone.
 type View struct {
 	b        *Bucket
-	at       uint64 // the view's sequence, 0 before the first read
+	fixed    bool   // something was read
+	at       uint64 // the view's sequence
 	found    map[string]Message
 	revision map[string]uint64 // of every key read, 0 when it had none
 }
@@ -36,33 +36,21 @@ func (v *View) Read(ctx context.Context, keys []string) (map[string]Message, err
 			unread = append(unread, key)
 		}
 	}
-	slices.Sort(unread)
-	for chunk := range slices.Chunk(slices.Compact(unread), mostMatches) {
-		if err := v.readChunk(ctx, chunk); err != nil {
+	for _, part := range v.b.requests(unread) {
+		if err := v.readPart(ctx, part); err != nil {
 			return nil, err
 		}
 	}
 	return v.found, nil
 }
 
-func (v *View) readChunk(ctx context.Context, keys []string) error {
+func (v *View) readPart(ctx context.Context, keys []string) error {
 	found, upTo, err := v.b.view(ctx, keys, v.at)
 	if err != nil {
 		return err
 	}
-	if v.at == 0 {
-		if v.at = upTo; upTo == 0 {
-			// An answer without any key does not tell its moment: let the view be what the leader
-			// has now, and the keys be absent in it.
-			info, err := v.b.originInfo(ctx)
-			if err != nil {
-				return err
-			}
-			v.at = info.State.LastSeq
-			if found, _, err = v.b.view(ctx, keys, v.at); err != nil {
-				return err
-			}
-		}
+	if !v.fixed {
+		v.fixed, v.at = true, upTo
 	}
 	for i := range found {
 		m := found[i]

@@ -1,0 +1,255 @@
+package wire
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	defaultPending = 2048
+	mostPending    = 1 << 16
+
+	// pendingBytes bounds what is on its way to a server, which refuses more than 128 MB in front
+	// of one stream.
+	pendingBytes = 16 << 20
+)
+
+// Pipeline stores writes without waiting for the acknowledgement of one before the next. Writes
+// of one key are stored in the order in which they were put. It is used by one goroutine.
+type Pipeline struct {
+	b       *Bucket
+	ctx     context.Context
+	most    int
+	report  func(key string, err error)
+	sub     *nats.Subscription
+	acks    chan *nats.Msg
+	prefix  string
+	next    int
+	pending map[int]sent
+	bytes   int
+
+	// What was refused for the moment, to be sent again, and since when; and, while there is any,
+	// the newest write of each key that was acknowledged after it.
+	again map[int]sent
+	since time.Time
+	acked map[string]int
+}
+
+type sent struct {
+	id    int
+	write Write
+	bytes int
+}
+
+// NewPipeline starts a pipeline with at most `most` writes on their way, 0 for the default. report
+// is told the outcome of each write, on the goroutine that uses the pipeline.
+func (b *Bucket) NewPipeline(ctx context.Context, most int, report func(key string, err error)) (*Pipeline, error) {
+	if most <= 0 {
+		most = defaultPending
+	}
+	most = min(most, mostPending)
+	p := &Pipeline{
+		b: b, ctx: ctx, most: most, report: report,
+		acks: make(chan *nats.Msg, most), prefix: b.nc.NewInbox() + ".",
+		pending: map[int]sent{}, again: map[int]sent{}, acked: map[string]int{},
+	}
+	var err error
+	p.sub, err = b.nc.ChanSubscribe(p.prefix+"*", p.acks)
+	return p, err
+}
+
+// Close ends the pipeline. It reports every write whose acknowledgement has not come, with cause.
+func (p *Pipeline) Close(cause error) {
+	_ = p.sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
+	p.drain()
+	for _, id := range slices.Sorted(maps.Keys(p.again)) {
+		p.report(p.again[id].write.Key, cause)
+	}
+	for _, id := range slices.Sorted(maps.Keys(p.pending)) {
+		p.report(p.pending[id].write.Key, fmt.Errorf("%w: %w", ErrOutcomeUnknown, cause))
+	}
+	clear(p.again)
+	clear(p.pending)
+}
+
+// Put sends a write when there is room for it. The error is one of the whole pipeline, after
+// which nothing more can be sent; a write's own goes to report.
+func (p *Pipeline) Put(w Write) error {
+	p.drain()
+	size := len(w.Data) + len(w.Key)
+	for len(p.again) > 0 || len(p.pending) >= p.most || len(p.pending) > 0 && p.bytes+size > pendingBytes {
+		if err := p.step(); err != nil {
+			p.report(w.Key, err)
+			return err
+		}
+	}
+	if err := p.ctx.Err(); err != nil {
+		p.report(w.Key, err)
+		return err
+	}
+	p.next++
+	if p.b.idempotent {
+		w.id = rand.Text()
+	}
+	return p.send(sent{p.next, w, size})
+}
+
+// Flush waits until every write has been acknowledged or refused.
+func (p *Pipeline) Flush() error {
+	for len(p.pending) > 0 || len(p.again) > 0 {
+		if err := p.step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Pipeline) send(s sent) error {
+	header, err := p.b.header(p.ctx, &s.write)
+	if err != nil {
+		p.report(s.write.Key, err)
+		return p.ctx.Err()
+	}
+	if s.write.id != "" {
+		header = stamped(header, s.write.id)
+	}
+	err = p.b.nc.PublishMsg(&nats.Msg{
+		Subject: p.b.writePrefix + s.write.Key,
+		Reply:   p.prefix + strconv.Itoa(s.id),
+		Header:  header,
+		Data:    s.write.Data,
+	})
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload):
+		p.report(s.write.Key, fmt.Errorf("%w: %w", ErrValueTooLarge, err))
+		return nil
+	case err != nil:
+		p.report(s.write.Key, err)
+		return err
+	}
+	p.pending[s.id] = s
+	p.bytes += s.bytes
+	return nil
+}
+
+// step waits for an acknowledgement, or once none is to come sends again what was refused.
+func (p *Pipeline) step() error {
+	if len(p.pending) == 0 && len(p.again) > 0 {
+		return p.resend()
+	}
+	timeout := time.NewTimer(p.b.timeout)
+	defer timeout.Stop()
+	select {
+	case msg := <-p.acks:
+		p.take(msg)
+		return nil
+	case <-timeout.C:
+		return p.unanswered()
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+}
+
+// resend sends again, in order, what the server had no room for or nobody took. A key that has
+// been written since must not get its older value back.
+func (p *Pipeline) resend() error {
+	if err := p.b.gone(p.ctx, p.b.origin); err != nil {
+		return err
+	}
+	if time.Since(p.since) > p.b.timeout {
+		return jetstream.ErrNoStreamResponse
+	}
+	if err := pause(p.ctx, noRespondersPause); err != nil {
+		return err
+	}
+	again := p.again
+	p.again = map[int]sent{}
+	for _, id := range slices.Sorted(maps.Keys(again)) {
+		if p.acked[again[id].write.Key] > id {
+			continue
+		}
+		if err := p.send(again[id]); err != nil {
+			return err
+		}
+	}
+	clear(p.acked)
+	return nil
+}
+
+// refused keeps a write to be sent again.
+func (p *Pipeline) refused(s sent) {
+	if len(p.again) == 0 && len(p.acked) == 0 {
+		p.since = time.Now()
+	}
+	p.again[s.id] = s
+}
+
+// drain takes the acknowledgements that have come.
+func (p *Pipeline) drain() {
+	for {
+		select {
+		case msg := <-p.acks:
+			p.take(msg)
+		default:
+			return
+		}
+	}
+}
+
+// unanswered takes back the writes of which nothing was heard, when their ids let them be sent
+// again.
+func (p *Pipeline) unanswered() error {
+	ids := slices.Sorted(maps.Keys(p.pending))
+	if err := p.b.violation(p.b.writePrefix + p.pending[ids[0]].write.Key); err != nil {
+		return err
+	}
+	if !p.b.idempotent || len(p.again) > 0 {
+		return nats.ErrTimeout
+	}
+	for _, id := range ids {
+		p.refused(p.pending[id])
+		p.bytes -= p.pending[id].bytes
+		delete(p.pending, id)
+	}
+	return nil
+}
+
+func (p *Pipeline) take(msg *nats.Msg) {
+	id, _ := strconv.Atoi(msg.Subject[len(p.prefix):]) // nobody else publishes there: 0 is no id
+	s, ok := p.pending[id]
+	if !ok {
+		return
+	}
+	delete(p.pending, id)
+	p.bytes -= s.bytes
+	if msg.Header.Get(statusHeader) == "503" {
+		p.refused(s)
+		return
+	}
+	ack, err := decodeAck(msg.Data, p.b.origin.stream)
+	switch {
+	case err != nil:
+		p.report(s.write.Key, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+	case ack.Error != nil && ack.Error.ErrorCode == codeTooManyRequests:
+		p.refused(s)
+	case ack.Error != nil:
+		p.report(s.write.Key, fromServer(ack.Error))
+	case ack.Stream != p.b.origin.stream:
+		p.report(s.write.Key, wrongStream(ack.Stream, p.b.origin.stream))
+	default:
+		if len(p.again) > 0 {
+			p.acked[s.write.Key] = s.id
+		}
+		p.b.acknowledged(ack.Sequence)
+		p.report(s.write.Key, nil)
+	}
+}
