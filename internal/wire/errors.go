@@ -70,6 +70,7 @@ const (
 	codeStreamStoreFailed  jetstream.ErrorCode = 10077
 	codeNotAvailable       jetstream.ErrorCode = 10008
 	codeWrongLastMsgID     jetstream.ErrorCode = 10070
+	codeDuplicateInProcess jetstream.ErrorCode = 10158
 	codeMessageTTLInvalid  jetstream.ErrorCode = 10165
 	codeMessageTTLDisabled jetstream.ErrorCode = 10166
 	codeTooManyRequests    jetstream.ErrorCode = 10167

@@ -32,8 +32,8 @@ type Follower struct {
 	b       *Bucket
 	filters []string
 	sink    Sink
-	created time.Time // of the stream that was last read
-	gone    bool      // it is not there any more
+	created time.Time    // of the stream that was last read
+	gone    bool         // it is not there any more
 	heard   atomic.Int64 // when the server last answered, in Unix nanoseconds
 	lost    atomic.Bool
 }

@@ -114,13 +114,16 @@ func (b *Bucket) decodeConsumed(msg *nats.Msg, m *Message) (delivered uint64, er
 // in five numbers: times delivered, stream and consumer sequence, time, pending. The client's
 // Metadata, which reads every form, costs a tenth of a listing.
 func ackNumbers(reply string) (n [5]uint64, ok bool) {
-	const prefix, dots, most = "$JS.ACK.", 8, 19
-	if !strings.HasPrefix(reply, prefix) || strings.Count(reply, ".") != dots {
+	const prefix, most = "$JS.ACK.", 19
+	if !strings.HasPrefix(reply, prefix) {
 		return n, false
 	}
-	rest := reply
+	rest := reply[len(prefix):]
 	for i := len(n) - 1; i >= 0; i-- {
 		dot := strings.LastIndexByte(rest, '.')
+		if dot < 0 {
+			return n, false
+		}
 		digits := rest[dot+1:]
 		rest = rest[:dot]
 		if digits == "" || len(digits) > most {
@@ -133,7 +136,7 @@ func ackNumbers(reply string) (n [5]uint64, ok bool) {
 			n[i] = n[i]*10 + uint64(digits[j]-'0')
 		}
 	}
-	return n, true
+	return n, strings.Count(rest, ".") == 1 // stream and consumer
 }
 
 // decodeDirect decodes the answer to a direct get (ADR-31) and tells which stream gave it.

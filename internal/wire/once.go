@@ -24,6 +24,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 	var (
 		begun   = time.Now()
 		server  = b.nc.ConnectedServerId()
+		known   = b.high.Load()
 		lost    error // why an earlier attempt may have been stored
 		backoff Backoff
 	)
@@ -38,6 +39,8 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		switch {
 		case refused && lost == nil, errors.Is(err, ErrPermission):
 			return 0, err
+		case refused && conflict.Actual <= known:
+			return 0, err // this write would have made a later revision
 		case errors.Is(err, ErrOutcomeUnknown):
 			lost = err
 		case refused, isTimeout(err), transient(err):

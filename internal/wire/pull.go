@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	snapshotBatch = 5000
+	snapshotBatch = 20000 // with 5,000 a listing of 100,000 keys takes an eighth longer
 	liveBatch     = 512
 	pullBytes     = 8 << 20
 
@@ -53,6 +53,7 @@ type consumer struct {
 	heard    time.Time // when something came from it
 
 	sequence  uint64 // of the last message delivered
+	pending   uint64 // messages to come, by the server's count when it was made
 	batch     int    // of a pull in the snapshot
 	id        uint64 // of the latest pull
 	left      int    // messages asked for that have not come
@@ -87,6 +88,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		return nil, b.denied(fromJetStream(err), consumerCreateSubject(b, cfg))
 	}
 	pending := made.CachedInfo().NumPending
+	c.pending = pending
 	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
 	if average := info.State.Bytes / max(info.State.Msgs, 1); c.skipping && average > 0 {
 		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))

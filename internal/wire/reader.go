@@ -171,6 +171,9 @@ func (r *Reader) open(ctx context.Context) error {
 	if r.cfg.Once {
 		return nil
 	}
+	if r.consumer != nil {
+		r.queue = make([]Message, 0, min(eagerMessages, r.consumer.pending)+1)
+	}
 	bytes := 0
 	for r.snapshot && len(r.queue) < eagerMessages && bytes < eagerBytes {
 		before := len(r.queue)
@@ -273,14 +276,6 @@ func cause(life context.Context) error {
 		return cause
 	}
 	return life.Err()
-}
-
-// passed is the sequence up to which everything has been handed out.
-func (r *Reader) passed() uint64 {
-	if r.head < len(r.queue) {
-		return r.queue[r.head].Sequence - 1
-	}
-	return r.cursor
 }
 
 // pop takes the oldest message received. Within the snapshot the last one is held back until
@@ -548,7 +543,7 @@ func transient(err error) bool {
 	var apiErr *jetstream.APIError
 	return isTimeout(err) && !errors.Is(err, ErrPermission) ||
 		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected) ||
-		errors.As(err, &apiErr) && apiErr.Code == serviceUnavailable
+		errors.As(err, &apiErr) && (apiErr.Code == serviceUnavailable || apiErr.ErrorCode == codeDuplicateInProcess)
 }
 
 // connect checks that the stream is the one that is being read, and makes a consumer that goes

@@ -76,7 +76,9 @@ type hub struct {
 	members  int
 	cover    string // pattern that matches all their keys
 	reader   *Reader
-	position uint64 // everything under cover up to here has been handed out
+	position uint64 // everything under the reader's pattern up to here has been handed out
+	widening bool   // cover is wider than the reader's pattern
+	resume   uint64 // position when that began: behind it the reader to come has to start
 	lost     error
 	failed   error
 }
@@ -126,6 +128,9 @@ func (h *hub) add(s *shared) {
 	}
 	if union := cover(h.cover, s.key); union != h.cover {
 		h.cover = union
+		if !h.widening {
+			h.widening, h.resume = true, h.position
+		}
 		if h.reader != nil {
 			h.reader.end(ErrWatcherStopped) // read goes on with the wider pattern
 		}
@@ -150,10 +155,13 @@ func (h *hub) read() error {
 	var once sync.Once
 	opened := func() { once.Do(func() { close(h.open) }) }
 	defer opened()
-	cfg := ReaderConfig{Start: StartNew, OnChange: h.change}
+	cfg := ReaderConfig{Start: StartNew, OnChange: h.change, onPassed: h.passed}
 	for {
 		h.mu.Lock()
 		pattern := h.cover
+		if cfg.Start == StartAt {
+			cfg.Sequence = h.resume + 1
+		}
 		h.mu.Unlock()
 		cfg.Filters = []string{pattern}
 		r, err := h.b.OpenReader(h.life, cfg)
@@ -162,24 +170,34 @@ func (h *hub) read() error {
 		}
 		h.mu.Lock()
 		if cfg.Start == StartNew {
-			h.position = r.passed()
+			h.position, h.resume = r.cursor, r.cursor
 		}
-		h.reader = r
-		widened := h.cover != pattern
+		ready := h.cover == pattern
+		if ready {
+			h.reader, h.widening = r, false
+		}
 		h.mu.Unlock()
 		opened()
-		if !widened {
+		cfg.Start = StartAt
+		if ready {
 			err = h.distribute(r)
 		}
 		h.mu.Lock()
 		h.reader = nil
-		h.position = max(h.position, r.passed())
-		cfg.Start, cfg.Sequence = StartAt, h.position+1
 		h.mu.Unlock()
 		r.Stop()
 		if err != nil && !errors.Is(err, ErrWatcherStopped) {
 			return err
 		}
+	}
+}
+
+// passed notes that the reader has looked further without finding anything.
+func (h *hub) passed(position uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.widening {
+		h.position = max(h.position, position)
 	}
 }
 
@@ -194,7 +212,7 @@ func (h *hub) distribute(r *Reader) error {
 			return err
 		}
 		h.mu.Lock()
-		h.position = m.Sequence
+		h.position = max(h.position, m.Sequence)
 		for _, s := range h.byKey[m.Key] {
 			s.offer(m)
 		}
