@@ -285,7 +285,12 @@ func (b *Bucket) sendBatch(ctx context.Context, messages []*nats.Msg, id string)
 			return 0, nil, err
 		}
 	}
-	sequence, apiErr, err := b.publish(ctx, commit.Subject, commit.Header, commit.Data)
+	attempt, cancel := ctx, context.CancelFunc(func() {})
+	if b.idempotent {
+		attempt, cancel = context.WithTimeout(ctx, attemptTimeout/2) // which leaves time to find out
+	}
+	defer cancel()
+	sequence, apiErr, err := b.publish(attempt, commit.Subject, commit.Header, commit.Data)
 	if errors.Is(err, ErrOutcomeUnknown) && b.idempotent {
 		sequence, apiErr, err = b.findBatch(ctx, messages, id, err)
 	}

@@ -277,7 +277,7 @@ func (c *Conn) vigil(ctx context.Context, p place) (context.Context, func() erro
 	}
 	ctx, end := context.WithCancelCause(ctx)
 	looked := make(chan struct{})
-	timer := time.AfterFunc(2*firstPatience, func() {
+	timer := time.AfterFunc(firstPatience, func() {
 		defer close(looked)
 		if err := c.gone(ctx, p); errors.Is(err, ErrBucketNotFound) {
 			end(err)

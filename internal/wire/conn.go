@@ -20,8 +20,9 @@ const (
 	// package jetstream waits as long before it publishes again.
 	noRespondersPause = 250 * time.Millisecond
 
-	// firstPatience is how long a question waits for its answer before it is asked again.
-	firstPatience = 250 * time.Millisecond
+	// firstPatience is how long a question waits for its answer before it is asked again: what was
+	// asked of a server that went away, or of a stream that has no leader, stays without one.
+	firstPatience = 500 * time.Millisecond
 
 	statusHeader = "Status"
 	directGet    = "DIRECT.GET."
@@ -86,38 +87,42 @@ func (c *Conn) request(ctx context.Context, subject string, header nats.Header, 
 	return c.nc.RequestMsgWithContext(ctx, &nats.Msg{Subject: subject, Header: header, Data: data})
 }
 
-// askOn is ask for a stream that changes its leader: in that moment nobody answers, and what was
-// asked before stays without an answer. It asks again after a while, and then after twice that.
-func (c *Conn) askOn(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
-	ctx, cancel := c.Bound(ctx)
-	defer cancel()
-	for patience := firstPatience; ; patience *= 2 {
-		attempt, cancel := context.WithTimeout(ctx, patience)
-		msg, err := c.ask(attempt, subject, data)
-		cancel()
-		if err == nil || !isTimeout(err) || ctx.Err() != nil || errors.Is(err, ErrPermission) {
-			return msg, err
-		}
-	}
-}
-
-// ask is request for questions: they may be repeated, so a connection that is lost under one
-// does not fail it.
+// ask is request for questions. They may be repeated, so a connection or a server that is lost
+// under one does not fail it: it is asked again after a while, and then after twice that.
 func (c *Conn) ask(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
-	for {
-		msg, err := c.request(ctx, subject, nil, data)
-		if errors.Is(err, nats.ErrDisconnected) && !c.nc.IsClosed() {
+	begun := time.Now()
+	for patience := firstPatience; ; patience *= 2 {
+		msg, err := c.askOnce(ctx, subject, data, patience)
+		switch {
+		case err == nil:
+			return msg, nil
+		case errors.Is(err, nats.ErrDisconnected) && !c.nc.IsClosed():
 			// Sent again now it waits in the client's buffer for the connection to come back.
-			continue
+		case !isTimeout(err):
+			return nil, err
 		}
-		if err != nil {
-			return nil, c.denied(err, subject)
+		if violation := c.violation(subject); violation != nil {
+			return nil, violation
 		}
-		return msg, nil
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if _, bounded := ctx.Deadline(); !bounded && time.Since(begun) >= c.timeout {
+			return nil, nats.ErrTimeout
+		}
 	}
 }
 
-// api asks the JetStream API and decodes its answer into reply.
+func (c *Conn) askOnce(ctx context.Context, subject string, data []byte, patience time.Duration) (*nats.Msg, error) {
+	if ctx.Done() == nil {
+		return c.nc.Request(subject, data, min(patience, c.timeout))
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return c.nc.RequestWithContext(ctx, subject, data)
+}
+
+// apiRequest asks the JetStream API and decodes its answer into reply.
 func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, reply any) error {
 	var data []byte
 	if request != nil {
@@ -127,7 +132,7 @@ func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, 
 		}
 	}
 	for attempt := 1; ; attempt++ {
-		msg, err := c.askOn(ctx, prefix+subject, data)
+		msg, err := c.ask(ctx, prefix+subject, data)
 		switch {
 		case errors.Is(err, nats.ErrNoResponders):
 			err = fromJetStream(err)

@@ -73,12 +73,8 @@ func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Me
 
 // direct asks for one message by a direct get (ADR-31).
 func (b *Bucket) direct(ctx context.Context, subject string, request []byte) (Message, string, error) {
-	ask := b.ask
-	if b.facts.Load().clustered {
-		ask = b.askOn
-	}
 	watched, gone := b.vigil(ctx, place{b.api, b.stream})
-	msg, err := ask(watched, subject, request)
+	msg, err := b.ask(watched, subject, request)
 	if e := gone(); e != nil {
 		err = e
 	}

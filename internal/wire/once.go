@@ -51,7 +51,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 			return 0, err
 		}
 		if lost != nil {
-			revision, found, err := b.wasStored(ctx, subject, w, id, begun, server)
+			revision, found, err := b.wasStored(ctx, subject, w, id, known, begun, server)
 			switch {
 			case found:
 				return revision, nil
@@ -80,7 +80,7 @@ var errForgotten = errors.New("the server may have forgotten the write's id")
 // A server that has restarted knows the ids only of what is still stored. So when it does not
 // know the id, and may have restarted, the key must not have been written since begun: what was
 // written may have been this write and what replaced it.
-func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id string, begun time.Time, server string) (revision uint64, found bool, err error) {
+func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id string, known uint64, begun time.Time, server string) (revision uint64, found bool, err error) {
 	const never = "no message has this id"
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout/2)
 	defer cancel()
@@ -115,6 +115,9 @@ func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id str
 	}
 	if err != nil {
 		return 0, false, err
+	}
+	if newest.Sequence <= known || w.Expect && newest.Sequence == w.Revision {
+		return 0, false, nil // this write would have made a later revision
 	}
 	// By the server's clock, which tells the time of what is stored.
 	const margin = time.Second

@@ -34,11 +34,12 @@ type Pipeline struct {
 	acks    chan *nats.Msg
 	prefix  string
 	next    int
+	oldest  int // no older write is pending
 	pending map[int]sent
 	bytes   int
 
-	// What was refused for the moment, to be sent again, and since when; and, while there is any,
-	// the newest write of each key that was acknowledged after it.
+	// What was refused for the moment, to be sent again, and since when; and the newest write of
+	// each key that was acknowledged before an older one of any.
 	again map[int]sent
 	since time.Time
 	acked map[string]int
@@ -46,6 +47,7 @@ type Pipeline struct {
 
 type sent struct {
 	id    int
+	epoch uint64 // of the connection when it was sent
 	write Write
 	bytes int
 }
@@ -75,10 +77,20 @@ func (p *Pipeline) Close(cause error) {
 		p.report(p.again[id].write.Key, cause)
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.pending)) {
-		p.report(p.pending[id].write.Key, fmt.Errorf("%w: %w", ErrOutcomeUnknown, cause))
+		p.report(p.pending[id].write.Key, p.outcome(p.pending[id].write.Key, cause))
 	}
 	clear(p.again)
 	clear(p.pending)
+}
+
+// outcome is the error of a write that was sent and not acknowledged.
+func (p *Pipeline) outcome(key string, cause error) error {
+	if errors.Is(cause, ErrPermission) {
+		if violation := p.b.violation(p.b.writePrefix + key); neverSent(violation) {
+			return violation
+		}
+	}
+	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, cause)
 }
 
 // Put sends a write when there is room for it. The error is one of the whole pipeline, after
@@ -100,7 +112,7 @@ func (p *Pipeline) Put(w Write) error {
 	if p.b.idempotent {
 		w.id = rand.Text()
 	}
-	return p.send(sent{p.next, w, size})
+	return p.send(sent{id: p.next, write: w, bytes: size})
 }
 
 // Flush waits until every write has been acknowledged or refused.
@@ -136,7 +148,9 @@ func (p *Pipeline) send(s sent) error {
 		p.report(s.write.Key, err)
 		return err
 	}
+	s.epoch = p.b.epoch()
 	p.pending[s.id] = s
+	p.oldest = min(p.oldest, s.id)
 	p.bytes += s.bytes
 	return nil
 }
@@ -146,17 +160,38 @@ func (p *Pipeline) step() error {
 	if len(p.pending) == 0 && len(p.again) > 0 {
 		return p.resend()
 	}
-	timeout := time.NewTimer(p.b.timeout)
-	defer timeout.Stop()
-	select {
-	case msg := <-p.acks:
-		p.take(msg)
-		return nil
-	case <-timeout.C:
-		return p.unanswered()
-	case <-p.ctx.Done():
-		return p.ctx.Err()
+	begun := time.Now()
+	check := time.NewTimer(lossCheck)
+	defer check.Stop()
+	for {
+		select {
+		case msg := <-p.acks:
+			p.take(msg)
+			return nil
+		case <-check.C:
+			if p.b.nc.IsClosed() {
+				return nats.ErrConnectionClosed
+			}
+			lost := p.b.idempotent && p.pending[p.oldestPending()].epoch != p.b.epoch()
+			if lost || time.Since(begun) >= p.b.timeout {
+				return p.unanswered()
+			}
+			check.Reset(lossCheck)
+		case <-p.ctx.Done():
+			return p.ctx.Err()
+		}
 	}
+}
+
+// oldestPending is the id of the oldest write that is pending, or of the next when none is.
+func (p *Pipeline) oldestPending() int {
+	for p.oldest <= p.next {
+		if _, ok := p.pending[p.oldest]; ok {
+			break
+		}
+		p.oldest++
+	}
+	return p.oldest
 }
 
 // resend sends again, in order, what the server had no room for or nobody took. A key that has
@@ -165,7 +200,7 @@ func (p *Pipeline) resend() error {
 	if err := p.b.gone(p.ctx, p.b.origin); err != nil {
 		return err
 	}
-	if time.Since(p.since) > p.b.timeout {
+	if !p.since.IsZero() && time.Since(p.since) > p.b.timeout {
 		return jetstream.ErrNoStreamResponse
 	}
 	if err := pause(p.ctx, noRespondersPause); err != nil {
@@ -181,13 +216,15 @@ func (p *Pipeline) resend() error {
 			return err
 		}
 	}
-	clear(p.acked)
+	if len(p.pending) == 0 {
+		clear(p.acked)
+	}
 	return nil
 }
 
 // refused keeps a write to be sent again.
 func (p *Pipeline) refused(s sent) {
-	if len(p.again) == 0 && len(p.acked) == 0 {
+	if p.since.IsZero() {
 		p.since = time.Now()
 	}
 	p.again[s.id] = s
@@ -246,9 +283,10 @@ func (p *Pipeline) take(msg *nats.Msg) {
 	case ack.Stream != p.b.origin.stream:
 		p.report(s.write.Key, wrongStream(ack.Stream, p.b.origin.stream))
 	default:
-		if len(p.again) > 0 {
-			p.acked[s.write.Key] = s.id
+		if len(p.again) > 0 || p.oldestPending() < s.id {
+			p.acked[s.write.Key] = max(s.id, p.acked[s.write.Key])
 		}
+		p.since = time.Time{}
 		p.b.acknowledged(ack.Sequence)
 		p.report(s.write.Key, nil)
 	}

@@ -84,7 +84,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 	cfg.Name = c.name
 	made, err := b.js.CreateConsumer(ctx, b.stream, cfg)
 	if err != nil {
-		// What the server may have made although its answer did not come, it drops by itself.
+		c.close(false) // the server may have made it although its answer did not come
 		return nil, b.denied(fromJetStream(err), consumerCreateSubject(b, cfg))
 	}
 	pending := made.CachedInfo().NumPending

@@ -527,7 +527,7 @@ func (r *Reader) reconnect(ctx context.Context) error {
 // attempt is connect within a time that doubles with each attempt: what is asked in the moment in
 // which a leader changes stays without an answer, and a large stream takes its time.
 func (r *Reader) attempt(ctx context.Context) error {
-	const first, doublings = 2 * firstPatience, 6
+	const first, doublings = firstPatience, 6
 	ctx, cancel := context.WithTimeout(ctx, first<<min(r.attempts, doublings))
 	defer cancel()
 	r.attempts++
