@@ -50,7 +50,8 @@
 //
 // # Caveats
 //
-// Reading more than 1024 keys at once, or more than 64 MB, is not one moment of the bucket.
+// GetMany of more than 1024 keys, or of more than 8 MB, is not one moment of the bucket; what a Tx
+// reads is, or the Tx starts over.
 //
 // A TTL is whole seconds, at least one, and needs a bucket with LimitMarkerTTL (server 2.11). In a
 // bucket with history it drops the older revisions of its key.
@@ -58,8 +59,8 @@
 // Atomic batches, and so transactions of several writes, need WithTransactions and server 2.12,
 // and have at most 1000 writes unless the server allows more.
 //
-// A bucket that is deleted and made again has new revisions. Watchers end with ErrBucketReplaced;
-// caches follow.
+// A bucket that is deleted and made again has new revisions. Watchers end, with ErrBucketNotFound
+// or ErrBucketReplaced; caches follow.
 //
 // An acknowledged write outlives the server's process. A power cut may take what was written in
 // the last two minutes, unless the server's sync_interval is shorter or replicas on other machines

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	snapshotBatch = 20000 // with 5,000 a listing of 100,000 keys takes an eighth longer
+	snapshotBatch = 8192 // larger ones are an eighth faster, and hold as much more in memory
 	liveBatch     = 512
 	pullBytes     = 8 << 20
 
