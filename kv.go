@@ -215,8 +215,8 @@ func (b *Bucket[T]) prepare(w *wire.Write, value *T, opts []WriteOption) error {
 }
 
 // Modify reads key, calls fn and writes what it returns if nobody wrote in between; else it
-// starts over, with jittered backoff, until ctx ends (without a deadline: for 5 s). fn may run
-// more than once. exists is false when the key has no value; current then still has the revision
+// starts over, with jittered backoff, until ctx ends. (Each read and write has its own bound where
+// ctx has none: a server that does not answer ends it.) fn may run more than once. exists is false when the key has no value; current then still has the revision
 // of a marker, if there is one. An error of fn ends it and is returned as it is, with nothing
 // written. It returns the entry that it wrote, without its time, which only a read tells.
 func (b *Bucket[T]) Modify(ctx context.Context, key string, fn func(current Entry[T], exists bool) (T, error), opts ...WriteOption) (Entry[T], error) {
@@ -225,8 +225,6 @@ func (b *Bucket[T]) Modify(ctx context.Context, key string, fn func(current Entr
 	if err := b.prepare(&w, nil, opts); err != nil {
 		return Entry[T]{}, b.failed(op, key, err)
 	}
-	ctx, cancel := b.core.Bound(ctx)
-	defer cancel()
 	var backoff wire.Backoff
 	for {
 		current, err := b.read(ctx, op, key, nil)

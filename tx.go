@@ -9,9 +9,10 @@ import (
 )
 
 // Transact runs fn on a consistent view of the bucket and commits what it wrote, all or nothing,
-// if nothing that it read has changed; else it starts over, with jittered backoff, until ctx ends
-// (without a deadline: for 5 s). Transactions are serializable, with each other and with every
-// other write. fn may run more than once, so it must not do what cannot be done again.
+// if nothing that it read has changed; else it starts over, with jittered backoff, until ctx ends.
+// (Each read and the commit have their own bound where ctx has none.) Transactions are
+// serializable, with each other and with every other write. fn may run more than once, so it must
+// not do what cannot be done again.
 //
 // It returns the revision of the last write, 0 when there was none: a transaction that only reads
 // commits nothing and costs its reads. One that writes a single key needs no WithTransactions.
@@ -20,8 +21,6 @@ import (
 // errors: those of Commit, and the context's, which then tells of the last conflict.
 func (b *Bucket[T]) Transact(ctx context.Context, fn func(tx *Tx[T]) error) (uint64, error) {
 	const op = "transact on"
-	ctx, cancel := b.core.Bound(ctx)
-	defer cancel()
 	var backoff wire.Backoff
 	for {
 		if err := ctx.Err(); err != nil {

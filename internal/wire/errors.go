@@ -69,7 +69,7 @@ func ConflictText(expected, actual uint64) string {
 const (
 	codeStreamStoreFailed  jetstream.ErrorCode = 10077
 	codeNotAvailable       jetstream.ErrorCode = 10008
-	codeWrongLastMsgID     jetstream.ErrorCode = 10070
+	codeRollupFailed       jetstream.ErrorCode = 10111
 	codeDuplicateInProcess jetstream.ErrorCode = 10158
 	codeMessageTTLInvalid  jetstream.ErrorCode = 10165
 	codeMessageTTLDisabled jetstream.ErrorCode = 10166

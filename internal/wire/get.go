@@ -30,17 +30,28 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 	case leader && r.Revision != 0:
 		return b.revisionFromLeader(ctx, key, r.Revision)
 	case leader:
-		return b.fromLeader(ctx, key)
+		m, err := b.fromLeader(ctx, key)
+		if err == nil {
+			b.learned(m.Sequence)
+		}
+		return m, err
 	case r.Revision != 0:
 		return b.revision(ctx, key, r.Revision)
 	}
 	m, err := b.newestFrom(ctx, key, r.AtLeast)
-	if err == nil && b.shared() && !b.facts.Load().mirror {
-		// So that the next read of this handle is not older. A mirror has to be read without its
-		// origin, which alone could confirm that something is not there.
-		b.acknowledged(m.Sequence)
+	if err == nil {
+		b.learned(m.Sequence)
 	}
 	return m, err
+}
+
+// learned notes a revision that a server answered with, so that the next read of this handle is
+// not older. A mirror has to be read without its origin, which alone could confirm that something
+// is not there.
+func (b *Bucket) learned(revision uint64) {
+	if b.shared() && !b.facts.Load().mirror {
+		b.acknowledged(revision)
+	}
 }
 
 // newestFrom reads the newest revision of key from whoever answers, if that has seen enough.

@@ -74,19 +74,21 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 var errForgotten = errors.New("the server may have forgotten the write's id")
 
 // wasStored finds out whether the write with id, sent since begun, was stored. A server is asked with
-// an expectation that it checks after the id and that never holds. Without an error its answer is
+// a message that it refuses after it has looked for the id: with a rollup of a kind that there is
+// not. (An expected last message id that does not hold would do on one server; replicas refuse it
+// only when it has been agreed on, and then give up the stream.) Without an error the answer is
 // certain, unless a copy of the write is still on its way.
 //
 // A server that has restarted knows the ids only of what is still stored. So when it does not
 // know the id, and may have restarted, the key must not have been written since begun: what was
 // written may have been this write and what replaced it.
 func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id string, known uint64, begun time.Time, server string) (revision uint64, found bool, err error) {
-	const never = "no message has this id"
+	const noRollup = "none"
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout/2)
 	defer cancel()
 	revision, apiErr, err := b.publish(ctx, subject, nats.Header{
-		jetstream.MsgIDHeader:             {id},
-		jetstream.ExpectedLastMsgIDHeader: {never},
+		jetstream.MsgIDHeader: {id},
+		jetstream.MsgRollup:   {noRollup},
 	}, nil)
 	switch {
 	case err != nil:
@@ -94,7 +96,7 @@ func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id str
 	case apiErr == nil:
 		b.acknowledged(revision)
 		return revision, true, nil
-	case apiErr.ErrorCode != codeWrongLastMsgID:
+	case apiErr.ErrorCode != codeRollupFailed:
 		return 0, false, fromServer(apiErr)
 	}
 	asked := time.Now()

@@ -70,6 +70,7 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 			}
 		}
 		if actual != w.Revision {
+			b.learned(actual)
 			return 0, &Conflict{Expected: w.Revision, Actual: actual}
 		}
 		if err := backoff.Wait(ctx); err != nil {
