@@ -31,7 +31,8 @@ func (b *Bucket) List(ctx context.Context, filters []string, keysOnly bool, yiel
 		}
 		return nil
 	}
-	return b.read(ctx, ReaderConfig{Filters: filters, HeadersOnly: keysOnly, SkipMarkers: true, Unique: true, Once: true}, yield)
+	_, err = b.read(ctx, ReaderConfig{Filters: filters, HeadersOnly: keysOnly, SkipMarkers: true, Unique: true, Once: true}, yield)
+	return err
 }
 
 // listDirect lists a small bucket by one request. It is not done when there is too much for
@@ -82,30 +83,32 @@ func (b *Bucket) listDirect(ctx context.Context, filters []string) (found []Mess
 
 // History hands the stored revisions of key to yield, oldest first.
 func (b *Bucket) History(ctx context.Context, key string, yield func(*Message) bool) error {
-	return b.read(ctx, ReaderConfig{Filters: []string{key}, Start: StartAt, Once: true}, yield)
+	_, err := b.read(ctx, ReaderConfig{Filters: []string{key}, Start: StartAt, Once: true}, yield)
+	return err
 }
 
-// read hands out what a reader reads, once. yield does not keep what it is given.
-func (b *Bucket) read(ctx context.Context, cfg ReaderConfig, yield func(*Message) bool) error {
+// read hands out what a reader reads, once, and returns the sequence that the stream had come to at
+// least. yield does not keep what it is given.
+func (b *Bucket) read(ctx context.Context, cfg ReaderConfig, yield func(*Message) bool) (uint64, error) {
 	r, err := b.OpenReader(ctx, cfg)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer r.Stop()
 	var m Message // one for all: it escapes
 	for !r.Synced() {
 		m, err = r.Next(ctx)
 		if errors.Is(err, ErrSynced) {
-			return nil
+			break
 		}
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if !yield(&m) {
-			return nil
+			break
 		}
 	}
-	return nil
+	return r.Target(), nil
 }
 
 // PurgeMarkers removes the markers older than olderThan with what is under them.
@@ -119,7 +122,7 @@ func (b *Bucket) PurgeMarkers(ctx context.Context, olderThan time.Duration) (int
 	}
 	newest := info.TimeStamp.Add(-olderThan)
 	var markers []Message
-	err = b.read(ctx, ReaderConfig{HeadersOnly: true, Once: true}, func(m *Message) bool {
+	_, err = b.read(ctx, ReaderConfig{HeadersOnly: true, Once: true}, func(m *Message) bool {
 		if m.Deleted() && !m.Time.After(newest) {
 			markers = append(markers, *m)
 		}

@@ -74,8 +74,7 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 		}
 		switch {
 		case errors.Is(err, errNoDirect):
-			found, upTo, err := b.viewByReader(ctx, keys)
-			return found, max(upTo, seen), err
+			return b.viewByReader(ctx, keys)
 		case err != nil && !errors.Is(err, errAnchorGone) && !errors.Is(err, errTooManyMatches):
 			return nil, 0, err
 		case err == nil && a.upTo >= seen:
@@ -175,7 +174,7 @@ var errAnchorGone = errors.New("the bucket's last key is gone")
 // that they are not there.
 func (b *Bucket) viewByReader(ctx context.Context, keys []string) ([]Message, uint64, error) {
 	newest := make(map[string]Message, len(keys))
-	err := b.read(ctx, ReaderConfig{Filters: keys, Once: true}, func(m *Message) bool {
+	upTo, err := b.read(ctx, ReaderConfig{Filters: keys, Once: true}, func(m *Message) bool {
 		newest[m.Key] = *m
 		return true
 	})
@@ -183,5 +182,5 @@ func (b *Bucket) viewByReader(ctx context.Context, keys []string) ([]Message, ui
 	for _, m := range newest {
 		found = append(found, m)
 	}
-	return found, 0, err
+	return found, upTo, err
 }

@@ -33,8 +33,10 @@ const (
 	// A consumer that walks along a list loses the entry for which a pull has no room or no time
 	// left: the server takes it from the list before it looks (2.15.2). Its pulls are bounded by
 	// the number of messages only, and one that expires ends the consumer.
-	listBeat    = 10 * time.Millisecond
+	listBeat    = 2 * time.Millisecond
+	listProbe   = 100 * listBeat
 	listExpires = 3 * heartbeat
+	beatsAtEnd  = 3
 
 	// statusRoom is what a subscription holds beside messages: heartbeats and ends of pulls.
 	statusRoom = 512
@@ -52,18 +54,20 @@ type consumer struct {
 	epoch    uint64    // of the connection when it was made
 	heard    time.Time // when something came from it
 
-	sequence  uint64 // of the last message delivered
-	pending   uint64 // messages to come, by the server's count when it was made
-	batch     int    // of a pull in the snapshot
-	id        uint64 // of the latest pull
-	left      int    // messages asked for that have not come
-	received  int    // since the latest pull
-	tooLarge  bool   // the next message exceeds what a pull may return
-	drained   bool   // the last pull delivered messages, and then there were none
-	probing   bool
-	probe     time.Duration
-	idleAt    uint64 // position of the last heartbeat
-	idleAgain bool   // the last two heartbeats told the same position
+	sequence uint64 // of the last message delivered
+	pending  uint64 // messages to come, by the server's count when it was made
+	batch    int    // of a pull in the snapshot
+	id       uint64 // of the latest pull
+	left     int    // messages asked for that have not come
+	received int    // since the latest pull
+	room     int    // bytes that the latest pull may return
+	tooLarge bool   // the next message exceeds that
+	drained  bool   // the last pull delivered messages, and then there were none
+	probing  bool
+	probe    time.Duration
+	idleAt   uint64 // position of the last heartbeat
+	beats    int    // how many have told it, one after the other
+	limits   jetstream.ConsumerConfig
 
 	// A consumer of the newest revisions, where there are older ones, delivers along a list that
 	// the server made with it; and goes on behind the list's end.
@@ -88,7 +92,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		return nil, b.denied(fromJetStream(err), consumerCreateSubject(b, cfg))
 	}
 	pending := made.CachedInfo().NumPending
-	c.pending = pending
+	c.pending, c.limits = pending, made.CachedInfo().Config
 	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
 	if average := info.State.Bytes / max(info.State.Msgs, 1); c.skipping && average > 0 {
 		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))
@@ -145,7 +149,7 @@ func (c *consumer) wants(snapshot bool) bool {
 func (c *consumer) pull(snapshot bool) error {
 	c.id++
 	c.received, c.drained = 0, false
-	c.idleAt, c.idleAgain = 0, false
+	c.idleAt, c.beats = 0, 0
 	batch, limit := liveBatch-c.left, pullBytes
 	if snapshot {
 		batch = c.batch
@@ -156,7 +160,14 @@ func (c *consumer) pull(snapshot bool) error {
 	if c.tooLarge {
 		batch, limit, c.tooLarge = 1, 0, false
 	}
+	if most := c.limits.MaxRequestBatch; most > 0 {
+		batch = min(batch, most)
+	}
+	if most := c.limits.MaxRequestMaxBytes; most > 0 && limit > 0 {
+		limit = min(limit, most)
+	}
 	c.left += batch
+	c.room = limit
 	request := fmt.Appendf(nil, `{"batch":%d`, batch)
 	if limit > 0 {
 		request = fmt.Appendf(request, `,"max_bytes":%d`, limit)
@@ -165,18 +176,22 @@ func (c *consumer) pull(snapshot bool) error {
 	case c.skipping:
 		// With no_wait and a time to wait it ends at once where there is nothing more, but only
 		// if it has delivered something.
-		beat := heartbeat
+		expires, beat := listExpires, heartbeat
 		if c.probing {
-			beat = listBeat
+			expires, beat = listProbe, listBeat
 		}
-		request = fmt.Appendf(request, `,"no_wait":true,"expires":%d,"idle_heartbeat":%d}`, listExpires, beat)
+		request = fmt.Appendf(request, `,"no_wait":true,"expires":%d,"idle_heartbeat":%d}`, expires, beat)
 	case snapshot && c.probing:
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, min(50*c.probe, probeExpires), c.probe)
 		c.probe = min(2*c.probe, longestProbe)
 	case snapshot:
 		request = append(request, `,"no_wait":true}`...)
 	default:
-		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, pullExpires, heartbeat)
+		expires := pullExpires
+		if most := c.limits.MaxRequestExpires; most > 0 {
+			expires = max(min(expires, most), 2*heartbeat)
+		}
+		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, expires, heartbeat)
 	}
 	c.heard = time.Now()
 	reply := c.inbox + "." + strconv.FormatUint(c.id, 10)
@@ -194,7 +209,7 @@ func (c *consumer) expected(sequence uint64) bool {
 		return false
 	}
 	c.sequence = sequence
-	c.idleAt, c.idleAgain = 0, false
+	c.idleAt, c.beats = 0, 0
 	c.received++
 	c.probing = false
 	if c.listed > 0 {
@@ -228,8 +243,11 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 		if !ok || !current {
 			return pullNothing, 0
 		}
-		c.idleAgain = c.idleAt == position
+		if c.idleAt != position {
+			c.beats = 0
+		}
 		c.idleAt = position
+		c.beats++
 		return pullIdle, position
 	case "404", "408":
 		c.ended(msg)
@@ -247,7 +265,7 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 		case strings.HasPrefix(description, "Message Size Exceeds MaxBytes"):
 			c.ended(msg)
 			room, _ := uintHeader(msg.Header, pendingBytesHeader)
-			c.tooLarge = room == pullBytes
+			c.tooLarge = room == uint64(c.room)
 			return pullNothing, 0
 		case strings.HasPrefix(description, "Batch Completed"):
 			return pullNothing, 0

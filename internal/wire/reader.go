@@ -40,9 +40,10 @@ type ReaderConfig struct {
 	OnChange func(error)
 
 	// For the rest of the core; all may be nil.
-	onEnd    func()       // the reader has been torn down
-	onHeard  func()       // something came from the server
-	onPassed func(uint64) // there is nothing to hand out up to this sequence that was not
+	opening  context.Context // bounds OpenReader, beside the reader's life
+	onEnd    func()          // the reader has been torn down
+	onHeard  func()          // something came from the server
+	onPassed func(uint64)    // there is nothing to hand out up to this sequence that was not
 }
 
 // ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
@@ -53,6 +54,7 @@ const (
 	// What a reader takes before Open returns, so that a write right after it replaces nothing
 	// that the caller was promised.
 	eagerMessages = 4096
+	eagerReceived = 4 * eagerMessages // with what is left out
 	eagerBytes    = 4 << 20
 
 	// A reader that is told of the connection's loss, or that hears nothing for this long,
@@ -98,7 +100,10 @@ type Reader struct {
 	failed   error   // why it ended
 
 	consumer *consumer
-	attempts int // to connect, since the last that succeeded
+	attempts int       // to connect, since the last that succeeded
+	losses   int       // of consumers and attempts, since something came
+	taken    int       // messages received
+	behind   time.Time // since when the stream has less than it had
 	backoff  Backoff
 	progress time.Time // when the server last answered
 }
@@ -122,6 +127,9 @@ func (b *Bucket) OpenReader(ctx context.Context, cfg ReaderConfig) (*Reader, err
 	r.life, r.end = context.WithCancelCause(ctx)
 	bounded, cancel := b.Bound(r.life)
 	defer cancel()
+	if cfg.opening != nil {
+		defer context.AfterFunc(cfg.opening, cancel)()
+	}
 	if err := r.open(bounded); err != nil {
 		r.end(nil)
 		r.disconnect(true)
@@ -175,7 +183,7 @@ func (r *Reader) open(ctx context.Context) error {
 		r.queue = make([]Message, 0, min(eagerMessages, r.consumer.pending)+1)
 	}
 	bytes := 0
-	for r.snapshot && len(r.queue) < eagerMessages && bytes < eagerBytes {
+	for r.snapshot && len(r.queue) < eagerMessages && r.taken < eagerReceived && bytes < eagerBytes {
 		before := len(r.queue)
 		if err := r.advance(ctx); err != nil {
 			return err
@@ -192,25 +200,6 @@ func (r *Reader) open(ctx context.Context) error {
 	}
 	r.settle()
 	return nil
-}
-
-// compact drops from a snapshot that has been received whole what was replaced while it was.
-func (r *Reader) compact() {
-	newest := make(map[string]uint64, len(r.queue))
-	for i := range r.queue {
-		newest[r.queue[i].Key] = r.queue[i].Sequence
-	}
-	if len(newest) == len(r.queue) {
-		return
-	}
-	kept := r.queue[:0]
-	for _, m := range r.queue {
-		if newest[m.Key] == m.Sequence {
-			kept = append(kept, m)
-		}
-	}
-	clear(r.queue[len(kept):])
-	r.queue = kept
 }
 
 // settle notes when the last message of the snapshot has been handed out.
@@ -278,26 +267,6 @@ func cause(life context.Context) error {
 	return life.Err()
 }
 
-// pop takes the oldest message received. Within the snapshot the last one is held back until
-// it is known whether another follows: whoever gets it may then ask Synced.
-func (r *Reader) pop() (Message, bool) {
-	waiting := len(r.queue) - r.head
-	if waiting == 0 || waiting == 1 && r.snapshot && r.failed == nil {
-		return Message{}, false
-	}
-	m := r.queue[r.head]
-	r.queue[r.head] = Message{}
-	r.head++
-	if r.head == len(r.queue) {
-		r.queue, r.head = r.queue[:0], 0
-		if cap(r.queue) > eagerMessages {
-			r.queue = nil
-		}
-	}
-	r.settle()
-	return m, true
-}
-
 // notify calls OnChange outside the reader's turn, so that it may call Stop.
 func (r *Reader) notify(ctx context.Context) error {
 	notices := r.notices
@@ -356,20 +325,9 @@ func (r *Reader) advance(ctx context.Context) error {
 	return nil
 }
 
-// slot makes room for a message at the end of the queue.
-func (r *Reader) slot() *Message {
-	if r.head > 0 && len(r.queue) == cap(r.queue) {
-		// Within the snapshot the queue is never empty, see pop.
-		n := copy(r.queue, r.queue[r.head:])
-		clear(r.queue[n:])
-		r.queue, r.head = r.queue[:n], 0
-	}
-	r.queue = append(r.queue, Message{})
-	return &r.queue[len(r.queue)-1]
-}
-
 // accept reports whether a message is to be handed out: it is not known already, and wanted.
 func (r *Reader) accept(m *Message) bool {
+	r.taken++
 	if m.Sequence <= r.cursor {
 		return false
 	}
@@ -384,33 +342,13 @@ func (r *Reader) accept(m *Message) bool {
 	return !r.cfg.Unique || r.unique.first(m.Key, m.Sequence > r.target)
 }
 
-// uniqueKeys finds keys that come again. That needs a second revision, written after the reading
-// began; up to the first of those a list of the keys is enough, which costs a tenth of a set.
-type uniqueKeys struct {
-	list []string
-	set  map[string]struct{}
-}
-
-func (u *uniqueKeys) first(key string, late bool) bool {
-	if u.set == nil {
-		if !late {
-			u.list = append(u.list, key)
-			return true
-		}
-		u.set = make(map[string]struct{}, len(u.list)+1)
-		for _, key := range u.list {
-			u.set[key] = struct{}{}
-		}
-		u.list = nil
-	}
-	_, again := u.set[key]
-	u.set[key] = struct{}{}
-	return !again
-}
-
 // status takes a message that the server sent about a pull, not from the stream.
 func (r *Reader) status(msg *nats.Msg) {
-	switch event, position := r.consumer.status(msg); event {
+	event, position := r.consumer.status(msg)
+	if event != pullLost {
+		r.heard()
+	}
+	switch event {
 	case pullEnded, pullIdle:
 		if r.snapshot && r.complete(event, position) {
 			r.snapshot = false
@@ -437,16 +375,15 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	c := r.consumer
 	select {
 	case msg := <-c.delivery:
-		if msg.Reply == "" {
-			r.heard() // not for each message: the clock costs a twentieth of a listing
-		}
 		return msg, nil
 	default:
 	}
 	c.timer.Reset(lossCheck)
 	select {
 	case msg := <-c.delivery:
-		r.heard()
+		if msg.Reply != "" {
+			r.heard() // not for each message: the clock costs a twentieth of a listing
+		}
 		return msg, nil
 	case <-c.timer.C:
 		r.check()
@@ -481,7 +418,7 @@ func (r *Reader) heard() {
 	if r.cfg.onHeard != nil {
 		r.cfg.onHeard()
 	}
-	r.backoff = Backoff{}
+	r.backoff, r.losses = Backoff{}, 0
 	r.change(nil)
 }
 
@@ -494,144 +431,6 @@ func (r *Reader) interrupted(err error) {
 func (r *Reader) fail(err error) {
 	r.failed = err
 	r.disconnect(false)
-}
-
-// reconnect tries to make another consumer, once.
-func (r *Reader) reconnect(ctx context.Context) error {
-	both, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(r.life, cancel)()
-	err := r.attempt(both)
-	if err == nil {
-		return nil
-	}
-	if ended := r.ended(ctx); ended != nil {
-		return ended
-	}
-	switch {
-	case errors.Is(err, ErrBucketNotFound), errors.Is(err, ErrBucketReplaced),
-		errors.Is(err, ErrPermission), errors.Is(err, nats.ErrConnectionClosed):
-		r.fail(err)
-		return nil
-	case r.cfg.Once && r.patience > 0 && time.Since(r.progress) > r.patience:
-		r.fail(fmt.Errorf("no answer for %v: %w", r.patience, err))
-		return nil
-	}
-	r.change(err)
-	if r.backoff.Wait(both) != nil {
-		return r.ended(ctx)
-	}
-	return nil
-}
-
-// attempt is connect within a time that doubles with each attempt: what is asked in the moment in
-// which a leader changes stays without an answer, and a large stream takes its time.
-func (r *Reader) attempt(ctx context.Context) error {
-	const first, doublings = firstPatience, 6
-	ctx, cancel := context.WithTimeout(ctx, first<<min(r.attempts, doublings))
-	defer cancel()
-	r.attempts++
-	err := r.connect(ctx)
-	if err == nil {
-		r.attempts = 0
-	}
-	return err
-}
-
-// transient reports whether a first attempt that failed with err is worth another.
-func transient(err error) bool {
-	var apiErr *jetstream.APIError
-	return isTimeout(err) && !errors.Is(err, ErrPermission) ||
-		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected) ||
-		errors.As(err, &apiErr) && (apiErr.Code == serviceUnavailable || apiErr.ErrorCode == codeDuplicateInProcess)
-}
-
-// connect checks that the stream is the one that is being read, and makes a consumer that goes
-// on behind the cursor.
-func (r *Reader) connect(ctx context.Context) error {
-	if err := r.b.connected(ctx); err != nil {
-		return err
-	}
-	info, err := r.identify(ctx)
-	if err != nil {
-		return err
-	}
-	if r.created.IsZero() {
-		r.created = info.Created
-		r.reached = info.State.LastSeq
-		r.target = info.State.LastSeq
-		if r.cfg.Start == StartNew {
-			// Never the server's "new": a consumer made again before the first message came
-			// would begin after what was stored in between.
-			r.cursor = info.State.LastSeq
-			r.synced.Store(true)
-		}
-		if r.cfg.Once && info.State.Msgs == 0 {
-			r.snapshot = false
-			return nil
-		}
-	}
-	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info)
-	if err == nil && r.consumer.empty {
-		r.snapshot = false
-	}
-	return err
-}
-
-// identify asks for the stream's state and compares it with what the reader knows.
-func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
-	var backoff Backoff
-	for confirmed := false; ; {
-		info, err := r.b.Info(ctx)
-		switch {
-		case errors.Is(err, ErrBucketNotFound):
-			// A server of a cluster that has just started may not know its streams yet.
-			if confirmed || !r.b.facts.Load().clustered {
-				return nil, err
-			}
-			if err := pause(ctx, lossCheck); err != nil {
-				return nil, err
-			}
-			confirmed = true
-		case err != nil:
-			return nil, err
-		case !r.created.IsZero() && !info.Created.Equal(r.created):
-			return nil, ErrBucketReplaced
-		case info.State.LastSeq >= max(r.reached, r.b.high.Load()):
-			return info, nil
-		case confirmed:
-			return nil, fmt.Errorf("%w: it ends at revision %d, not %d", ErrBucketReplaced, info.State.LastSeq, r.reached)
-		default:
-			// A leader just elected may still be applying what its predecessor acknowledged.
-			// A mirror may be as late as it likes.
-			confirmed = !r.b.facts.Load().mirror && time.Since(r.progress) > r.b.timeout/2
-		}
-		if err := backoff.Wait(ctx); err != nil {
-			return nil, err
-		}
-	}
-}
-
-func (r *Reader) consumerConfig() jetstream.ConsumerConfig {
-	cfg := jetstream.ConsumerConfig{
-		AckPolicy:         jetstream.AckNonePolicy,
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       r.cursor + 1,
-		HeadersOnly:       r.cfg.HeadersOnly,
-		InactiveThreshold: inactive,
-		MemoryStorage:     true,
-		Replicas:          1,
-	}
-	if r.snapshot && r.cfg.Start == StartLast {
-		// Begun anew in the middle of the snapshot it repeats what the cursor then drops.
-		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverLastPerSubjectPolicy, 0
-	}
-	if len(r.subjects) == 1 {
-		cfg.FilterSubject = r.subjects[0]
-	} else {
-		cfg.FilterSubjects = r.subjects
-	}
-	return cfg
 }
 
 // complete decides whether the snapshot has been received whole. It has when, at some moment
@@ -651,8 +450,9 @@ func (r *Reader) complete(event pullEvent, position uint64) bool {
 		}
 	case pullIdle:
 		// A consumer that skips along a list of newest revisions pauses where one of them is
-		// gone; at the end of the stream it says so twice.
-		if c.skipping && !c.idleAgain {
+		// gone, and may say so twice before it goes on. At the end of the stream it says the same
+		// as often as one likes.
+		if c.skipping && (position < c.skipTo || position == c.skipTo && c.beats < beatsAtEnd) {
 			return false
 		}
 	}

@@ -1,0 +1,76 @@
+package wire
+
+// compact drops from a snapshot that has been received whole what was replaced while it was.
+func (r *Reader) compact() {
+	newest := make(map[string]uint64, len(r.queue))
+	for i := range r.queue {
+		newest[r.queue[i].Key] = r.queue[i].Sequence
+	}
+	if len(newest) == len(r.queue) {
+		return
+	}
+	kept := r.queue[:0]
+	for _, m := range r.queue {
+		if newest[m.Key] == m.Sequence {
+			kept = append(kept, m)
+		}
+	}
+	clear(r.queue[len(kept):])
+	r.queue = kept
+}
+
+// pop takes the oldest message received. Within the snapshot the last one is held back until
+// it is known whether another follows: whoever gets it may then ask Synced.
+func (r *Reader) pop() (Message, bool) {
+	waiting := len(r.queue) - r.head
+	if waiting == 0 || waiting == 1 && r.snapshot && r.failed == nil {
+		return Message{}, false
+	}
+	m := r.queue[r.head]
+	r.queue[r.head] = Message{}
+	r.head++
+	if r.head == len(r.queue) {
+		r.queue, r.head = r.queue[:0], 0
+		if cap(r.queue) > eagerMessages {
+			r.queue = nil
+		}
+	}
+	r.settle()
+	return m, true
+}
+
+// slot makes room for a message at the end of the queue.
+func (r *Reader) slot() *Message {
+	if r.head > 0 && len(r.queue) == cap(r.queue) {
+		// Within the snapshot the queue is never empty, see pop.
+		n := copy(r.queue, r.queue[r.head:])
+		clear(r.queue[n:])
+		r.queue, r.head = r.queue[:n], 0
+	}
+	r.queue = append(r.queue, Message{})
+	return &r.queue[len(r.queue)-1]
+}
+
+// uniqueKeys finds keys that come again. That needs a second revision, written after the reading
+// began; up to the first of those a list of the keys is enough, which costs a tenth of a set.
+type uniqueKeys struct {
+	list []string
+	set  map[string]struct{}
+}
+
+func (u *uniqueKeys) first(key string, late bool) bool {
+	if u.set == nil {
+		if !late {
+			u.list = append(u.list, key)
+			return true
+		}
+		u.set = make(map[string]struct{}, len(u.list)+1)
+		for _, key := range u.list {
+			u.set[key] = struct{}{}
+		}
+		u.list = nil
+	}
+	_, again := u.set[key]
+	u.set[key] = struct{}{}
+	return !again
+}
