@@ -41,7 +41,7 @@ type Cache[T any] struct {
 	tree       *btree.BTreeG[*item[T]]
 	generation uint32
 	another    bool // the snapshot under way is of another bucket of the same name
-	undecoded  map[string]*DecodeError
+	undecoded  map[string]undecodedKey
 	feeds      map[*feed[T]]struct{}
 	indexes    []*Index[T]
 	waiters    map[*waiter]struct{}
@@ -65,6 +65,12 @@ type item[T any] struct {
 	generation uint32
 }
 
+// undecodedKey is a key whose value did not decode, and the snapshot that it was last seen in.
+type undecodedKey struct {
+	err        *DecodeError
+	generation uint32
+}
+
 type waiter struct {
 	revision uint64
 	reached  chan struct{}
@@ -85,7 +91,7 @@ func (b *Bucket[T]) Cache(ctx context.Context, filters ...string) (*Cache[T], er
 		done:      make(chan struct{}),
 		seed:      maphash.MakeSeed(),
 		tree:      btree.NewBTreeGOptions(func(a, b *item[T]) bool { return a.Key < b.Key }, btree.Options{NoLocks: true}),
-		undecoded: map[string]*DecodeError{},
+		undecoded: map[string]undecodedKey{},
 		feeds:     map[*feed[T]]struct{}{},
 		waiters:   map[*waiter]struct{}{},
 	}
@@ -281,8 +287,8 @@ func (c *Cache[T]) Undecoded() []*DecodeError {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := make([]*DecodeError, 0, len(c.undecoded))
-	for _, err := range c.undecoded {
-		all = append(all, err)
+	for _, u := range c.undecoded {
+		all = append(all, u.err)
 	}
 	return all
 }

@@ -2,6 +2,7 @@ package jskv
 
 import (
 	"errors"
+	"maps"
 
 	"github.com/seed646b090f/jskv/internal/wire"
 )
@@ -38,7 +39,7 @@ func (s *sink[T]) Apply(m *wire.Message) {
 	delete(c.undecoded, m.Key)
 	switch {
 	case undecoded != nil:
-		c.undecoded[m.Key] = undecoded
+		c.undecoded[m.Key] = undecodedKey{undecoded, c.generation}
 		c.drop(old, e, undecoded)
 	case m.Deleted():
 		c.drop(old, e, nil)
@@ -60,6 +61,7 @@ func (s *sink[T]) Complete() {
 		}
 		return true
 	})
+	maps.DeleteFunc(c.undecoded, func(_ string, u undecodedKey) bool { return u.generation != c.generation })
 	for _, it := range gone {
 		c.drop(it, Entry[T]{Bucket: it.Bucket, Key: it.Key}, nil)
 	}

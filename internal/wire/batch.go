@@ -161,9 +161,6 @@ func (b *Bucket) checkGuards(ctx context.Context, guards []Guard) (uint64, error
 // commitOnce sends the batch. A single write needs none: it is a message with conditions.
 func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error) {
 	messages, whole, err := b.messages(ctx, batch)
-	if err == nil {
-		err = b.fits(ctx, messages)
-	}
 	if err != nil {
 		return nil, err
 	}
@@ -177,6 +174,9 @@ func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error)
 			m.Header[BatchSequenceHeader] = []string{strconv.Itoa(i + 1)}
 		}
 		messages[len(messages)-1].Header[BatchCommitHeader] = []string{"1"}
+	}
+	if err := b.fits(ctx, messages); err != nil {
+		return nil, err
 	}
 	last, apiErr, err := b.sendBatch(ctx, messages, id)
 	switch {
@@ -196,7 +196,6 @@ func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error)
 // fits checks what a server would find only when it had taken other messages of the batch, or,
 // one that knows no batches, when it had stored them.
 func (b *Bucket) fits(ctx context.Context, messages []*nats.Msg) error {
-	const batchHeaders = 128 // bytes, that are still to be added
 	rules, err := b.writeRules(ctx, false)
 	if err == nil && (len(messages) > 1 && !rules.atomic || rules.tooLarge(messages) != nil) {
 		rules, err = b.writeRules(ctx, true) // it may have been changed since this handle looked
@@ -211,7 +210,7 @@ func (b *Bucket) fits(ctx context.Context, messages []*nats.Msg) error {
 		return &KeyError{m.Subject[len(b.writePrefix):], fmt.Errorf("%w: %w", ErrValueTooLarge, jetstream.ErrStreamMessageExceedsMaximum)}
 	}
 	for _, m := range messages {
-		if most := b.nc.MaxPayload(); most > 0 && payload(m)+batchHeaders > most {
+		if most := b.nc.MaxPayload(); most > 0 && payload(m) > most {
 			return &KeyError{m.Subject[len(b.writePrefix):], fmt.Errorf("%w: %w", ErrValueTooLarge, nats.ErrMaxPayload)}
 		}
 	}

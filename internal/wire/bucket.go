@@ -257,6 +257,15 @@ func (b *Bucket) cautious() bool {
 	return f.replicas > 1 || f.mirror || b.mirrored.Load()
 }
 
+// forget takes back what was acknowledged and is lost: the stream ends at sequence last.
+func (b *Bucket) forget(last uint64) {
+	for high := b.high.Load(); high > last; high = b.high.Load() {
+		if b.high.CompareAndSwap(high, last) {
+			return
+		}
+	}
+}
+
 // shared reports whether direct gets may be answered by another server than the one that
 // acknowledged: now, or as soon as somebody gives the bucket replicas.
 func (b *Bucket) shared() bool { return b.facts.Load().clustered || b.cautious() }

@@ -88,10 +88,10 @@ func (c *Conn) request(ctx context.Context, subject string, header nats.Header, 
 }
 
 // ask is request for questions. They may be repeated, so a connection or a server that is lost
-// under one does not fail it: it is asked again after a while, and then after twice that.
+// under one does not fail it: it is asked again after a while, and again.
 func (c *Conn) ask(ctx context.Context, subject string, data []byte) (*nats.Msg, error) {
 	begun := time.Now()
-	for patience := firstPatience; ; patience *= 2 {
+	for patience := firstPatience; ; patience = min(2*patience, attemptTimeout) {
 		msg, err := c.askOnce(ctx, subject, data, patience)
 		switch {
 		case err == nil:

@@ -124,6 +124,7 @@ func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
 			// A leader just elected may still be applying what its predecessor acknowledged.
 			r.behind = time.Now()
 		case time.Since(r.behind) > r.b.timeout/2 && !r.b.facts.Load().mirror: // which may be as late as it likes
+			r.b.forget(info.State.LastSeq)
 			return nil, fmt.Errorf("%w: it ends at revision %d, not %d", ErrBucketReplaced, info.State.LastSeq, r.reached)
 		}
 		if err := backoff.Wait(ctx); err != nil {
@@ -142,8 +143,9 @@ func (r *Reader) consumerConfig() jetstream.ConsumerConfig {
 		MemoryStorage:     true,
 		Replicas:          1,
 	}
-	if r.snapshot && r.cfg.Start == StartLast {
-		// Begun anew in the middle of the snapshot it repeats what the cursor then drops.
+	if r.snapshot && r.cfg.Start == StartLast && (r.cursor == 0 || r.b.facts.Load().history != 1) {
+		// Begun anew in the middle of the snapshot it repeats what the cursor then drops; with one
+		// revision a key it need not.
 		cfg.DeliverPolicy, cfg.OptStartSeq = jetstream.DeliverLastPerSubjectPolicy, 0
 	}
 	if len(r.subjects) == 1 {

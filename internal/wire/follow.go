@@ -29,13 +29,14 @@ type Sink interface {
 // after each interruption it takes a fresh snapshot, because the markers of keys that were
 // deleted may be gone. A bucket that is deleted and made again is followed to its new content.
 type Follower struct {
-	b       *Bucket
-	filters []string
-	sink    Sink
-	created time.Time    // of the stream that was last read
-	gone    bool         // it is not there any more
-	heard   atomic.Int64 // when the server last answered, in Unix nanoseconds
-	lost    atomic.Bool
+	b        *Bucket
+	filters  []string
+	sink     Sink
+	created  time.Time    // of the stream that was last read
+	gone     bool         // it is not there any more
+	replaced bool         // it is another, or has lost revisions that it had
+	heard    atomic.Int64 // when the server last answered, in Unix nanoseconds
+	lost     atomic.Bool
 }
 
 // NewFollower makes a follower of the keys that filters match, none: of all.
@@ -75,6 +76,8 @@ func (f *Follower) Run(ctx context.Context) error {
 			return err
 		case errors.Is(err, ErrBucketNotFound) && f.created.IsZero():
 			return err
+		case errors.Is(err, ErrBucketReplaced):
+			f.replaced = true
 		case errors.Is(err, ErrBucketNotFound) && !f.gone:
 			// Nothing is in a bucket that is not there.
 			f.gone = true
@@ -95,7 +98,7 @@ var errFound = errors.New("touch with the server was found again")
 func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 	life, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	found := false
+	found, complete := false, false
 	r, err := f.b.OpenReader(life, ReaderConfig{
 		Filters: f.filters,
 		OnChange: func(err error) {
@@ -104,24 +107,28 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 				end(errFound)
 			}
 		},
-		onHeard:  func() { f.heard.Store(time.Now().UnixNano()) },
-		onPassed: f.sink.Passed,
+		onHeard: func() { f.heard.Store(time.Now().UnixNano()) },
+		onPassed: func(position uint64) {
+			if complete {
+				f.sink.Passed(position)
+			}
+		},
 	})
 	if err != nil {
 		return err
 	}
 	defer r.Stop()
 	*backoff = Backoff{}
-	another := !f.created.IsZero() && !r.created.Equal(f.created)
-	f.created, f.gone = r.created, false
+	another := f.replaced || !f.created.IsZero() && !r.created.Equal(f.created)
+	f.created, f.gone, f.replaced = r.created, false, false
 	f.change(nil)
 	f.sink.Begin(another)
 	var m Message
-	for complete := false; ; {
+	for {
 		if !complete && r.Synced() {
 			complete = true
 			f.sink.Complete()
-			f.sink.Passed(r.Target())
+			f.sink.Passed(max(r.Target(), r.cursor))
 		}
 		m, err = r.Next(ctx)
 		switch {

@@ -140,6 +140,14 @@ func (b *Bucket) complete(ctx context.Context, keys []string, a answer) ([]Messa
 // does.
 func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 	none := answer{whole: true, own: true}
+	if b.facts.Load().mirror && b.high.Load() == 0 {
+		// A mirror is read as it is, within or without reach of its origin.
+		info, err := b.Info(ctx)
+		if err == nil {
+			none.upTo = info.State.LastSeq
+		}
+		return none, err
+	}
 	info, err := b.originInfo(ctx)
 	if err != nil {
 		return none, err

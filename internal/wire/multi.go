@@ -93,7 +93,7 @@ func (b *Bucket) collect(ctx context.Context, request []byte) (answers []*nats.M
 		}
 	}()
 	subject := b.api + directGet + b.stream
-	for patience := firstPatience; ; patience *= 2 {
+	for patience := firstPatience; ; patience = min(2*patience, attemptTimeout) {
 		answers, end, err = b.collectOnce(ctx, subject, request, patience)
 		if err == nil {
 			break

@@ -52,7 +52,8 @@ type consumer struct {
 	delivery chan *nats.Msg
 	timer    *time.Timer
 	epoch    uint64    // of the connection when it was made
-	heard    time.Time // when something came from it
+	heard    time.Time // when something came from it, or was asked of it
+	dormant  bool      // nothing was for so long that the server may have dropped it
 
 	sequence uint64 // of the last message delivered
 	pending  uint64 // messages to come, by the server's count when it was made
@@ -150,6 +151,8 @@ func (c *consumer) pull(snapshot bool) error {
 	c.id++
 	c.received, c.drained = 0, false
 	c.idleAt, c.beats = 0, 0
+	now := time.Now()
+	c.dormant, c.heard = now.Sub(c.heard) > inactive, now
 	batch, limit := liveBatch-c.left, pullBytes
 	if snapshot {
 		batch = c.batch
@@ -193,7 +196,6 @@ func (c *consumer) pull(snapshot bool) error {
 		}
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, expires, heartbeat)
 	}
-	c.heard = time.Now()
 	reply := c.inbox + "." + strconv.FormatUint(c.id, 10)
 	return c.b.nc.PublishRequest(c.next(), reply, request)
 }
@@ -260,6 +262,10 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 		c.drained = status == "404" && c.received > 0
 		c.probing = true // unless that was the end
 		return pullEnded, 0
+	case "503":
+		if c.dormant {
+			return pullUnsure, 0 // nobody read for a while, which is no interruption
+		}
 	case "409":
 		switch description := msg.Header.Get("Description"); {
 		case strings.HasPrefix(description, "Message Size Exceeds MaxBytes"):

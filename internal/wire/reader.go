@@ -344,6 +344,11 @@ func (r *Reader) accept(m *Message) bool {
 
 // status takes a message that the server sent about a pull, not from the stream.
 func (r *Reader) status(msg *nats.Msg) {
+	if r.b.epoch() != r.consumer.epoch {
+		// What came before it may have been lost with the old connection.
+		r.interrupted(errConnectionLost)
+		return
+	}
 	event, position := r.consumer.status(msg)
 	if event != pullLost {
 		r.heard()
@@ -424,6 +429,9 @@ func (r *Reader) heard() {
 
 // interrupted gives up the consumer; the next step makes another.
 func (r *Reader) interrupted(err error) {
+	if r.lost == nil {
+		r.progress = time.Now() // up to now it was not the server that was waited for
+	}
 	r.change(err)
 	r.disconnect(false)
 }
