@@ -85,11 +85,14 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 		return 0, b.failed(op, "", fmt.Errorf("%w: MaxPending(%d) is less than one", ErrInvalidOption, all.maxPending))
 	}
 	done, failures := 0, map[string]error{}
+	fail := func(key string, err error) {
+		if !errors.Is(failures[key], ErrOutcomeUnknown) { // which no later failure undoes
+			failures[key] = b.failed("put", key, err)
+		}
+	}
 	pipeline, err := b.core.NewPipeline(ctx, all.maxPending, func(key string, err error) {
 		if err != nil {
-			if !errors.Is(failures[key], ErrOutcomeUnknown) { // which no later failure undoes
-				failures[key] = b.failed("put", key, err)
-			}
+			fail(key, err)
 			return
 		}
 		done++
@@ -106,7 +109,7 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 	for key, value := range seq {
 		w := wire.Write{Key: key}
 		if err := b.prepare(&w, &value, nil); err != nil {
-			failures[key] = b.failed("put", key, err)
+			fail(key, err)
 			continue
 		}
 		if cause = pipeline.Put(w); cause != nil {

@@ -29,7 +29,7 @@ func WithTransactions() BucketOption {
 // where it cannot be found out: the deadline passed, or a conditional write was refused after
 // its server may have forgotten ids of revisions that are gone (it does when it restarts). The
 // server remembers ids for the stream's duplicate window (2 minutes unless the bucket's TTL is
-// less).
+// less). A batch is not sent again: its answer being lost, it is looked for in the bucket.
 func WithIdempotentWrites() BucketOption {
 	return bucketOption(func(opts *wire.Options) { opts.Idempotent = true })
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/seed646b090f/jskv/internal/wire"
 )
@@ -99,7 +100,11 @@ func (tx *Tx[T]) Entry(key string) (Entry[T], error) {
 // not read yet. Missing and deleted keys are not in the map. Values that do not decode are
 // joined into the error, and left out; any other error is the end of this attempt.
 func (tx *Tx[T]) GetMany(keys ...string) (map[string]Entry[T], error) {
-	found, err := tx.read("get many of", keys)
+	unwritten := slices.DeleteFunc(slices.Clone(keys), func(key string) bool {
+		_, own := tx.writes[key]
+		return own
+	})
+	found, err := tx.read("get many of", unwritten)
 	if err != nil {
 		return nil, err
 	}

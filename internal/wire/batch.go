@@ -322,6 +322,9 @@ func (b *Bucket) findBatch(ctx context.Context, messages []*nats.Msg, id string,
 		for _, m := range messages {
 			key := m.Subject[len(b.writePrefix):]
 			found, err := b.fromLeader(ctx, key)
+			if errors.Is(err, ErrBucketNotFound) || errors.Is(err, ErrPermission) {
+				return 0, nil, fmt.Errorf("%w: %w", lost, err)
+			}
 			if err != nil {
 				continue
 			}

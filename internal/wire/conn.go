@@ -219,7 +219,7 @@ func (c *Conn) provoke(subject string) error {
 	}
 	c.provoking.Lock()
 	defer c.provoking.Unlock()
-	if c.nc.PublishMsg(msg) != nil || c.nc.FlushTimeout(attemptTimeout) != nil {
+	if !c.nc.IsConnected() || c.nc.PublishMsg(msg) != nil || c.nc.FlushTimeout(firstPatience/2) != nil {
 		return nil // there is no connection that could tell
 	}
 	return c.nc.LastError()

@@ -48,7 +48,11 @@ func final(err error) bool {
 // which a leader changes stays without an answer, and a large stream takes its time.
 func (r *Reader) attempt(ctx context.Context) error {
 	const first, doublings = firstPatience, 6
-	ctx, cancel := context.WithTimeout(ctx, first<<min(r.attempts, doublings))
+	bound := first << min(r.attempts, doublings)
+	if r.cfg.Once && r.patience > 0 {
+		bound = max(first, min(bound, r.patience-time.Since(r.progress)))
+	}
+	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
 	r.attempts++
 	err := r.connect(ctx)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -68,6 +69,9 @@ func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Me
 		return m, err // a mirror is read as it is, within or without reach of its origin
 	case errors.Is(err, ErrKeyNotFound):
 		// Nothing says who found nothing: it may be a mirror that lags, or has only other keys.
+		if b.shared() {
+			return b.fresh(ctx, key, atLeast)
+		}
 		return b.confirm(ctx, key, atLeast)
 	case err != nil:
 		return m, err
@@ -175,33 +179,24 @@ func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, e
 }
 
 // fresh reads the newest revision of key from somebody who has seen what this handle was
-// acknowledged for, and the bucket's revision atLeast. A multi_last answer tells up to which
-// sequence its server had come; when that is less, or nothing was found (which comes without
-// it), the leader is asked.
+// acknowledged for, and the bucket's revision atLeast, and whose answer says so. The leader's does
+// not: after a partition two servers may take themselves for it. It is asked only where nobody in
+// reach has seen enough for a second, as a replica that is cut off.
 func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message, error) {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
-	var backoff Backoff
-	for {
-		seen := max(b.high.Load(), atLeast)
-		a, err := b.lastOf(ctx, []string{b.readPrefix + key}, viewBytes)
-		switch {
-		case err == nil && a.upTo >= seen:
-			return a.found[0], nil
-		case errors.Is(err, ErrKeyNotFound), errors.Is(err, errNoDirect):
-			return b.confirm(ctx, key, atLeast)
-		case err != nil:
-			return Message{}, err
-		}
-		if proven, err := b.leaderHas(ctx, seen); err != nil {
-			return Message{}, err
-		} else if proven {
-			return b.fromLeader(ctx, key)
-		}
-		if err := backoff.Wait(ctx); err != nil {
-			return Message{}, notSeen(seen, err)
-		}
+	attempt, cancelAttempt := context.WithTimeout(ctx, time.Second)
+	defer cancelAttempt()
+	found, _, err := b.view(attempt, []string{key}, atLeast)
+	switch {
+	case err == nil && len(found) > 0:
+		return found[0], nil
+	case err == nil:
+		return Message{}, ErrKeyNotFound
+	case ctx.Err() == nil && attempt.Err() != nil, errors.Is(err, errBucketMoved):
+		return b.confirm(ctx, key, atLeast)
 	}
+	return Message{}, err
 }
 
 // confirm reads the newest revision of key at the leader, once that has come to what this handle

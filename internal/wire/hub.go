@@ -16,6 +16,8 @@ type hub struct {
 	open chan struct{} // closed when reading has begun or failed
 	done chan struct{} // closed when the goroutine has ended
 
+	opened sync.Once // for open
+
 	mu       sync.Mutex
 	byKey    map[string][]*shared
 	members  int
@@ -59,6 +61,7 @@ func (h *hub) run() {
 	err := h.read()
 	h.mu.Lock()
 	h.failed = err
+	h.opened.Do(func() { close(h.open) })
 	for _, watchers := range h.byKey {
 		for _, s := range watchers {
 			s.fail(err)
@@ -68,9 +71,6 @@ func (h *hub) run() {
 }
 
 func (h *hub) read() error {
-	var once sync.Once
-	opened := func() { once.Do(func() { close(h.open) }) }
-	defer opened()
 	cfg := ReaderConfig{Start: StartNew, OnChange: h.change, onPassed: h.passed}
 	var backoff Backoff
 	for {
@@ -105,7 +105,7 @@ func (h *hub) read() error {
 			h.reader, h.widening = r, false
 		}
 		h.mu.Unlock()
-		opened()
+		h.opened.Do(func() { close(h.open) })
 		cfg.Start = StartAt
 		if ready {
 			err = h.distribute(r)

@@ -73,9 +73,9 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 			a, err = b.anchored(ctx, keys)
 		}
 		switch {
-		case errors.Is(err, errNoDirect):
+		case errors.Is(err, errNoDirect), errors.Is(err, errAnchorGone):
 			return b.viewByReader(ctx, keys)
-		case err != nil && !errors.Is(err, errAnchorGone) && !errors.Is(err, errTooManyMatches):
+		case err != nil && !errors.Is(err, errTooManyMatches):
 			return nil, 0, err
 		case err == nil && a.upTo >= seen:
 			return b.complete(ctx, keys, a)

@@ -37,7 +37,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		}
 		conflict, refused := errors.AsType[*Conflict](err)
 		switch {
-		case refused && lost == nil, errors.Is(err, ErrPermission):
+		case refused && lost == nil, errors.Is(err, ErrPermission) && lost == nil:
 			return 0, err
 		case refused && conflict.Actual <= known:
 			return 0, err // this write would have made a later revision

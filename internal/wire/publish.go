@@ -73,6 +73,12 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 			b.learned(actual)
 			return 0, &Conflict{Expected: w.Revision, Actual: actual}
 		}
+		if backoff == (Backoff{}) {
+			// The common case is one request, which bounds itself.
+			var cancel context.CancelFunc
+			ctx, cancel = b.Bound(ctx)
+			defer cancel()
+		}
 		if err := backoff.Wait(ctx); err != nil {
 			return 0, waitedOut(err, apiErr)
 		}

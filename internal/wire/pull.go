@@ -35,8 +35,12 @@ const (
 	// the number of messages only, and one that expires ends the consumer.
 	listBeat    = 2 * time.Millisecond
 	listProbe   = 100 * listBeat
-	listExpires = 3 * heartbeat
+	listExpires = 6 * heartbeat
 	beatsAtEnd  = 3
+
+	// closeTimeout is how long the end of a reader waits for the server to confirm that its
+	// consumer is gone.
+	closeTimeout = firstPatience
 
 	// statusRoom is what a subscription holds beside messages: heartbeats and ends of pulls.
 	statusRoom = 512
@@ -93,6 +97,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		return nil, b.denied(fromJetStream(err), consumerCreateSubject(b, cfg))
 	}
 	pending := made.CachedInfo().NumPending
+	c.probing = c.skipping && pending == 0
 	c.pending, c.limits = pending, made.CachedInfo().Config
 	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
 	if average := info.State.Bytes / max(info.State.Msgs, 1); c.skipping && average > 0 {
@@ -306,7 +311,7 @@ func (c *consumer) close(wait bool) {
 		_ = nc.Publish(c.b.api+subject, nil) // see above: the server drops it by itself
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), attemptTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
 	defer cancel()
 	var done struct{}
 	_ = c.b.apiRequest(ctx, c.b.api, subject, nil, &done) // see above

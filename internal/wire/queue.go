@@ -31,7 +31,7 @@ func (r *Reader) pop() (Message, bool) {
 	r.head++
 	if r.head == len(r.queue) {
 		r.queue, r.head = r.queue[:0], 0
-		if cap(r.queue) > eagerMessages {
+		if cap(r.queue) > liveBatch {
 			r.queue = nil
 		}
 	}

@@ -116,6 +116,7 @@ type shared struct {
 	queue   []Message
 	more    bool // the queue was full, what came then is not in it
 	notices []error
+	lost    error // what was told last
 	failed  error
 }
 
@@ -171,7 +172,10 @@ func (s *shared) tell(err error) {
 		return
 	}
 	s.mu.Lock()
-	s.notices = append(s.notices, err)
+	if (err == nil) != (s.lost == nil) {
+		s.lost = err
+		s.notices = append(s.notices, err)
+	}
 	s.mu.Unlock()
 	s.signal()
 }
@@ -202,6 +206,7 @@ func (s *shared) Next(ctx context.Context) (Message, error) {
 		if err := ctx.Err(); err != nil {
 			return Message{}, err
 		}
+		s.notify()
 		if private := s.parted(); private != nil {
 			m, err := private.Next(ctx)
 			if errors.Is(err, ErrSynced) {
@@ -210,14 +215,9 @@ func (s *shared) Next(ctx context.Context) (Message, error) {
 			return m, err
 		}
 		s.mu.Lock()
-		notices := s.notices
-		s.notices = nil
 		m, ok := s.pop()
 		more, failed := s.more, s.failed
 		s.mu.Unlock()
-		for _, notice := range notices {
-			s.cfg.OnChange(notice)
-		}
 		switch {
 		case ok:
 			return m, nil
@@ -234,6 +234,17 @@ func (s *shared) Next(ctx context.Context) (Message, error) {
 		case <-s.life.Done():
 		case <-ctx.Done():
 		}
+	}
+}
+
+// notify calls OnChange with what is to be told.
+func (s *shared) notify() {
+	s.mu.Lock()
+	notices := s.notices
+	s.notices = nil
+	s.mu.Unlock()
+	for _, notice := range notices {
+		s.cfg.OnChange(notice)
 	}
 }
 
@@ -265,9 +276,7 @@ func (s *shared) part(ctx context.Context) error {
 	r, err := s.b.OpenReader(s.life, cfg)
 	switch {
 	case err == nil:
-		if s.backoff != (Backoff{}) {
-			s.tell(nil)
-		}
+		s.tell(nil)
 	case s.life.Err() != nil:
 		return cause(s.life)
 	case ctx.Err() != nil:
@@ -285,6 +294,9 @@ func (s *shared) part(ctx context.Context) error {
 	s.private = r
 	s.mu.Unlock()
 	s.hub.remove(s)
+	if s.life.Err() != nil {
+		r.Stop() // whoever ended the watcher may not have seen it
+	}
 	return nil
 }
 
@@ -303,6 +315,7 @@ func (s *shared) Stop() {
 
 func (s *shared) leave() {
 	s.left.Do(func() {
+		s.notify()
 		if private := s.parted(); private != nil {
 			private.Stop()
 		}
