@@ -44,8 +44,9 @@
 // # Contexts
 //
 // A call ends with its context. Where that has no deadline, the default timeout of the JetStream
-// counts (5 s unless set): for the whole of a call on single keys, and between two answers of a
-// listing. A watcher or a cache lives as long as the context that it was made with, or until Stop
+// counts (5 s unless set): for each question that a call on keys puts to the server, and between
+// two answers of a listing. Modify and Transact then try for as long as the server answers. A
+// watcher or a cache lives as long as the context that it was made with, or until Stop
 // or Close, which wait until nothing of it is left.
 //
 // # Caveats

@@ -65,7 +65,8 @@ var (
 	ErrInvalidFilter = wire.ErrInvalidFilter
 
 	// ErrBucketFull: the bucket has reached MaxBytes and the server refuses the write. With a
-	// history greater than one that includes overwrites, deletes and purges.
+	// history greater than one that includes overwrites, deletes and purges; with a history of
+	// one, what makes the key's message larger, as a condition or a TTL does.
 	ErrBucketFull = wire.ErrBucketFull
 
 	// ErrOutcomeUnknown: the write was sent and no answer came, so it may or may not have

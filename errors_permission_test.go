@@ -1,0 +1,126 @@
+package jskv_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// guarded is a server with a user "admin", who may do everything, and a user "guest" with these
+// permissions.
+func guarded(t *testing.T, guest *server.Permissions) *jskvtest.Server {
+	t.Helper()
+	return jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
+		o.Users = []*server.User{{Username: "admin", Password: "x"}, {Username: "guest", Password: "x", Permissions: guest}}
+	}))
+}
+
+func as(user string) nats.Option { return nats.UserInfo(user, "x") }
+
+// quiet keeps the client from printing each violation.
+var quiet = nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+
+// What lacks a permission gets no answer: the library must say why, and not only that the time
+// is up.
+func TestEveryVerbSaysThatAPermissionIsMissing(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{
+		"$KV.>", "$JS.API.DIRECT.>", "$JS.API.STREAM.MSG.GET.>", "$JS.API.CONSUMER.>", "$JS.API.STREAM.PURGE.>",
+	}}})
+	admin := createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	mustPut(t, admin, "k", "v")
+	_, err := admin.Delete(testContext(t), "deleted")
+	require.NoError(t, err)
+	buckets := map[string]*jskv.Bucket[string]{}
+	for _, v := range verbs {
+		// The server reports violations on the connection: each has its own.
+		buckets[v.name] = openBucket(t, hasty(t, srv.Conn(as("guest"), quiet), 300*time.Millisecond))
+	}
+	together(t, func(v verb) error { return v.call(context.Background(), buckets[v.name]) }, func(t *testing.T, v verb, err error) {
+		if v.name == "Status" || v.name == "Stream Info" {
+			require.NoError(t, err, "this one is allowed")
+			return
+		}
+		requireIs(t, err, jskv.ErrPermission, nats.ErrPermissionViolation)
+		require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown, "nothing was stored")
+		require.NotErrorIs(t, err, jskv.ErrBucketNotFound)
+		requireBucketOnce(t, err)
+		requireNames(t, err, "not permitted")
+	})
+	require.Equal(t, "Put v", history(t, admin, "k"), "nothing was stored")
+}
+
+func TestBucketsSayThatAPermissionIsMissing(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$JS.API.STREAM.>"}}})
+	createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	js := hasty(t, srv.Conn(as("guest"), quiet), 300*time.Millisecond)
+	for name, err := range bucketErrors(context.Background(), js) {
+		requireIs(t, err, jskv.ErrPermission, nats.ErrPermissionViolation)
+		requireNames(t, err, name)
+	}
+	_, err := jskv.OpenBucket(testContext(t), srv.JetStream(as("admin")), "b", jskv.String())
+	require.NoError(t, err, "it was not deleted")
+}
+
+// The client remembers one violation only, the last: each of several calls at once must still
+// find its own.
+func TestMissingPermissionsOfSeveralCallsAtOnce(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$KV.b.secret.>"}}})
+	createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	b := openBucket(t, hasty(t, srv.Conn(as("guest"), quiet), 500*time.Millisecond))
+	errs := make([]error, 10)
+	var group sync.WaitGroup
+	for i := range errs {
+		group.Go(func() { _, errs[i] = b.Put(context.Background(), fmt.Sprint("secret.", i), "v") })
+	}
+	group.Wait()
+	for i, err := range errs {
+		require.ErrorIs(t, err, jskv.ErrPermission, "call %d", i)
+		require.Contains(t, err.Error(), fmt.Sprintf("$KV.b.secret.%d", i))
+	}
+	mustPut(t, b, "open", "v")
+}
+
+// Who may publish but not receive the answer stores and does not learn of it.
+func TestAWriteWhoseAnswerIsNotPermittedMayHaveHappened(t *testing.T) {
+	t.Parallel()
+	var denied atomic.Bool
+	srv := jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
+		guest := &server.User{Username: "guest", Password: "x"}
+		if denied.Load() {
+			guest.Permissions = &server.Permissions{Subscribe: &server.SubjectPermission{Deny: []string{"_INBOX.>"}}}
+		}
+		o.Users = []*server.User{{Username: "admin", Password: "x"}, guest}
+	}))
+	admin := createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	nc := srv.Conn(as("guest"), quiet)
+	b := openBucket(t, hasty(t, nc, 300*time.Millisecond))
+	denied.Store(true)
+	srv.Restart()
+	eventually(t, func() bool { return nc.Stats().Reconnects > 0 && nc.IsConnected() }, "the client comes back")
+
+	_, err := b.Put(context.Background(), "k", "v")
+	requireIs(t, err, jskv.ErrPermission)
+	var read error
+	eventually(t, func() bool {
+		_, read = admin.Get(testContext(t), "k")
+		return read == nil
+	}, "the write was permitted and stored")
+	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	_, err = b.Get(context.Background(), "k")
+	requireIs(t, err, jskv.ErrPermission)
+	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+}

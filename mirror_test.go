@@ -1,0 +1,276 @@
+package jskv_test
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// mirrorOf makes bucket "mirror" of bucket "origin" and waits until it has its messages.
+func mirrorOf(t *testing.T, js jetstream.JetStream, origin *jskv.Bucket[string], source *jetstream.StreamSource) *jskv.Bucket[string] {
+	t.Helper()
+	cfg := jetstream.KeyValueConfig{Bucket: "mirror", History: 5, Mirror: source}
+	mirror := createBucket(t, js, cfg)
+	eventually(t, func() bool {
+		want, err := origin.Stream().Info(testContext(t))
+		require.NoError(t, err)
+		got, err := mirror.Stream().Info(testContext(t))
+		require.NoError(t, err)
+		return want.State.LastSeq == got.State.LastSeq
+	}, "the mirror catches up")
+	mirror, err := jskv.OpenBucket(testContext(t), js, "mirror", jskv.String())
+	require.NoError(t, err)
+	return mirror
+}
+
+// requireWholeBucket takes b, whose writes arrive at origin, through every verb.
+func requireWholeBucket(t *testing.T, b, origin *jskv.Bucket[string]) {
+	t.Helper()
+	ctx := testContext(t)
+	first := mustPut(t, b, "sue.color", "blue")
+	e, err := b.Entry(ctx, "sue.color")
+	require.NoError(t, err, "a handle reads its own writes")
+	require.Equal(t, "sue.color", e.Key)
+	require.Equal(t, "blue", e.Value)
+	require.Equal(t, first, e.Revision)
+	require.Equal(t, b.Name(), e.Bucket)
+	require.Nil(t, e.Header)
+	stored, err := origin.Entry(ctx, "sue.color")
+	require.NoError(t, err, "writes arrive at the origin")
+	require.Equal(t, first, stored.Revision)
+
+	_, err = b.Create(ctx, "sue.color", "red")
+	requireIs(t, err, jskv.ErrKeyExists)
+	_, err = b.Create(ctx, "joe.color", "red")
+	require.NoError(t, err)
+	second, err := b.Update(ctx, "sue.color", "green", first)
+	require.NoError(t, err)
+	_, err = b.Update(ctx, "sue.color", "red", first)
+	requireConflict(t, err, "sue.color", first, second)
+	modified, err := b.Modify(ctx, "sue.color", func(current jskv.Entry[string], exists bool) (string, error) {
+		require.True(t, exists)
+		require.Equal(t, second, current.Revision)
+		return current.Value + "ish", nil
+	})
+	require.NoError(t, err)
+	require.Equal(t, "greenish", modified.Value)
+	for name, options := range map[string][]jskv.ReadOption{"newest": nil, "leader": {jskv.FromLeader()}, "at least": {jskv.AtLeast(modified.Revision)}} {
+		value, err := b.Get(ctx, "sue.color", options...)
+		require.NoError(t, err, name)
+		require.Equal(t, "greenish", value, name)
+	}
+	value, err := b.Get(ctx, "sue.color", jskv.AtRevision(second))
+	require.NoError(t, err)
+	require.Equal(t, "green", value)
+	_, err = b.Entry(ctx, "missing")
+	requireIs(t, err, jskv.ErrKeyNotFound)
+	_, err = b.Entry(ctx, "missing", jskv.FromLeader())
+	requireIs(t, err, jskv.ErrKeyNotFound)
+
+	mustPut(t, b, "deleted", "v")
+	marker, err := b.Delete(ctx, "deleted")
+	require.NoError(t, err)
+	e, err = b.Entry(ctx, "deleted")
+	requireIs(t, err, jskv.ErrKeyNotFound)
+	require.Equal(t, marker, e.Revision)
+	mustPut(t, b, "purged", "v")
+	_, err = b.Purge(ctx, "purged")
+	require.NoError(t, err)
+	_, err = b.Get(ctx, "purged")
+	requireIs(t, err, jskv.ErrKeyNotFound)
+
+	eventually(t, func() bool { return history(t, b, "purged") == "Purge" }, "a purge gets through")
+	require.Equal(t, "Put blue, Put green, Put greenish", history(t, b, "sue.color"))
+	keys, err := jskv.Collect(b.Keys(ctx))
+	require.NoError(t, err)
+	require.ElementsMatch(t, []string{"sue.color", "joe.color"}, keys)
+	keys, err = jskv.Collect(b.Keys(ctx, "sue.*"))
+	require.NoError(t, err)
+	require.Equal(t, []string{"sue.color"}, keys)
+	entries, err := jskv.Collect(b.Entries(ctx))
+	require.NoError(t, err)
+	require.Len(t, entries, 2)
+	requireWatched(t, b)
+
+	n, err := b.PurgeDeletes(ctx, 0)
+	require.NoError(t, err)
+	require.Equal(t, 3, n, "deleted, purged, sue.shape")
+	for _, bucket := range []*jskv.Bucket[string]{b, origin} {
+		require.Empty(t, history(t, bucket, "deleted"), "of %s", bucket.Name())
+		require.Empty(t, history(t, bucket, "purged"), "of %s", bucket.Name())
+	}
+	status, err := b.Status(ctx)
+	require.NoError(t, err)
+	require.Equal(t, b.Name(), status.Bucket())
+	info, err := b.Stream().Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "KV_"+b.Name(), info.Config.Name)
+}
+
+// requireWatched watches a write through b itself.
+func requireWatched(t *testing.T, b *jskv.Bucket[string]) {
+	t.Helper()
+	ctx := testContext(t)
+	watcher, err := b.Watch(ctx, "sue.>")
+	require.NoError(t, err)
+	defer watcher.Stop()
+	snapshot, err := jskv.Collect(watcher.Snapshot())
+	require.NoError(t, err)
+	require.Len(t, snapshot, 1)
+	revision := mustPut(t, b, "sue.shape", "round")
+	e, err := watcher.Next(ctx)
+	require.NoError(t, err)
+	require.Equal(t, "sue.shape", e.Key)
+	require.Equal(t, revision, e.Revision)
+	_, err = b.Purge(ctx, "sue.shape")
+	require.NoError(t, err)
+	_, err = watcher.Next(ctx)
+	require.NoError(t, err)
+	n, err := b.PurgeDeletes(ctx, time.Hour)
+	require.NoError(t, err)
+	require.Zero(t, n)
+	_, err = b.Create(ctx, "sue.shape", "flat")
+	require.NoError(t, err, "over the marker at the origin")
+	_, err = watcher.Next(ctx)
+	require.NoError(t, err)
+	_, err = b.Purge(ctx, "sue.shape")
+	require.NoError(t, err)
+	_, err = watcher.Next(ctx)
+	require.NoError(t, err)
+}
+
+func TestEveryVerbWorksOnAMirror(t *testing.T) {
+	t.Parallel()
+	for because, source := range map[string]*jetstream.StreamSource{
+		"of the same domain":        {Name: "origin"},
+		"named as the stream":       {Name: "KV_origin"},
+		"under subjects of its own": {Name: "origin", SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: "$KV.origin.>", Destination: "$KV.mirror.>"}}},
+	} {
+		t.Run(because, func(t *testing.T) {
+			t.Parallel()
+			js := jskvtest.NewServer(t).JetStream()
+			origin := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "origin", History: 5})
+			mirror := mirrorOf(t, js, origin, source)
+			require.Equal(t, "mirror", mirror.Name())
+			require.Equal(t, "KV_mirror", mirror.Stream().Name())
+			if source.SubjectTransforms == nil {
+				require.Equal(t, "$KV.origin.k", mirror.Stream().Subject("k"), "a mirror stores its origin's subjects")
+			} else {
+				require.Equal(t, "$KV.mirror.k", mirror.Stream().Subject("k"))
+			}
+			requireWholeBucket(t, mirror, origin)
+		})
+	}
+}
+
+func TestEveryVerbWorksOnAMirrorOfAMirror(t *testing.T) {
+	t.Parallel()
+	js := jskvtest.NewServer(t).JetStream()
+	origin := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "origin", History: 5})
+	createBucket(t, js, jetstream.KeyValueConfig{Bucket: "between", History: 5, Mirror: &jetstream.StreamSource{Name: "origin"}})
+	requireWholeBucket(t, mirrorOf(t, js, origin, &jetstream.StreamSource{Name: "between"}), origin)
+}
+
+func TestEveryVerbWorksOnABucketWithSources(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	js := jskvtest.NewServer(t).JetStream()
+	source := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "source"})
+	mustPut(t, source, "from.source", "v")
+	b := createBucket(t, js, jetstream.KeyValueConfig{History: 5, Sources: []*jetstream.StreamSource{{Name: "source"}}})
+	eventually(t, func() bool {
+		value, err := b.Get(ctx, "from.source")
+		return err == nil && value == "v"
+	}, "the source's keys are the bucket's")
+	_, err := b.Purge(ctx, "from.source")
+	require.NoError(t, err)
+	_, err = b.PurgeDeletes(ctx, 0)
+	require.NoError(t, err)
+	requireWholeBucket(t, b, b)
+	value, err := source.Get(ctx, "from.source")
+	require.NoError(t, err)
+	require.Equal(t, "v", value, "the source was left alone")
+}
+
+// A mirror answers direct gets of its origin, too, and lags.
+func TestAHandleReadsItsOwnWritesBesideAndThroughAMirror(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	js := jskvtest.NewServer(t).JetStream()
+	origin := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "origin", Storage: jetstream.MemoryStorage})
+	mustPut(t, origin, "k", "what makes the mirror answer")
+	mirror := mirrorOf(t, js, origin, &jetstream.StreamSource{Name: "origin"})
+	elsewhere, err := jskv.OpenBucket(ctx, js, "origin", jskv.String())
+	require.NoError(t, err)
+	for _, b := range []*jskv.Bucket[string]{origin, mirror} {
+		for i := range 150 {
+			want := fmt.Sprint("value ", i)
+			revision := mustPut(t, b, "k", want)
+			value, err := b.Get(ctx, "k")
+			require.NoError(t, err)
+			require.Equal(t, want, value)
+			value, err = elsewhere.Get(ctx, "k", jskv.AtLeast(revision))
+			require.NoError(t, err)
+			require.Equal(t, want, value, "as new as another handle's write")
+			fresh := fmt.Sprint(b.Name(), i)
+			mustPut(t, b, fresh, want)
+			_, err = b.Get(ctx, fresh)
+			require.NoError(t, err)
+			_, err = b.Delete(ctx, fresh)
+			require.NoError(t, err)
+			_, err = b.Get(ctx, fresh)
+			requireIs(t, err, jskv.ErrKeyNotFound)
+		}
+	}
+}
+
+func TestAMirrorReadsOnWithoutItsOrigin(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	js := jskvtest.NewServer(t).JetStream()
+	origin := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "origin", History: 5})
+	mustPut(t, origin, "k", "v")
+	mirror := mirrorOf(t, js, origin, &jetstream.StreamSource{Name: "origin"})
+	require.NoError(t, jskv.DeleteBucket(ctx, js, "origin"))
+	again, err := jskv.OpenBucket(ctx, js, "mirror", jskv.String())
+	require.NoError(t, err)
+	for _, b := range []*jskv.Bucket[string]{mirror, again} {
+		value, err := b.Get(ctx, "k")
+		require.NoError(t, err)
+		require.Equal(t, "v", value)
+		keys, err := jskv.Collect(b.Keys(ctx))
+		require.NoError(t, err)
+		require.Equal(t, []string{"k"}, keys)
+		_, err = b.Get(ctx, "missing")
+		requireIs(t, err, jskv.ErrKeyNotFound)
+		_, err = b.Put(ctx, "k", "w")
+		requireIs(t, err, jskv.ErrBucketNotFound)
+		require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+	}
+}
+
+// A mirror cannot have a LimitMarkerTTL and may have another history: what counts for a write is
+// its origin's.
+func TestTTLThroughAMirrorIsItsOrigins(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	js := jskvtest.NewServer(t).JetStream()
+	origin := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "origin", History: 5, LimitMarkerTTL: time.Second})
+	cfg := jetstream.KeyValueConfig{Bucket: "mirror", History: 1, Mirror: &jetstream.StreamSource{Name: "origin"}}
+	mirror := createBucket(t, js, cfg)
+	mustPut(t, mirror, "k", "old")
+	_, err := mirror.Put(ctx, "k", "short", jskv.TTL(time.Second))
+	require.NoError(t, err)
+	_, err = mirror.Put(ctx, "k2", "short", jskv.TTL(500*time.Millisecond))
+	requireIs(t, err, jskv.ErrInvalidOption)
+	for _, b := range []*jskv.Bucket[string]{origin, mirror} {
+		e := expired(t, b, "k")
+		require.True(t, e.Expired(), "no older value comes back in %s: %+v", b.Name(), e)
+	}
+}
