@@ -180,12 +180,15 @@ func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, e
 
 // fresh reads the newest revision of key from somebody who has seen what this handle was
 // acknowledged for, and the bucket's revision atLeast, and whose answer says so. The leader's does
-// not: after a partition two servers may take themselves for it. It is asked only where nobody in
-// reach has seen enough for a second, as a replica that is cut off.
+// not: after a partition two servers may take themselves for it. Only a mirror, which may be as
+// late as it likes, is not waited for longer than a second; then its origin's leader is asked.
 func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message, error) {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
-	attempt, cancelAttempt := context.WithTimeout(ctx, time.Second)
+	attempt, cancelAttempt := ctx, context.CancelFunc(func() {})
+	if b.facts.Load().mirror {
+		attempt, cancelAttempt = context.WithTimeout(ctx, time.Second)
+	}
 	defer cancelAttempt()
 	found, _, err := b.view(attempt, []string{key}, atLeast)
 	switch {

@@ -65,7 +65,7 @@ func (b *Bucket) requests(keys []string) [][]string {
 func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found []Message, upTo uint64, err error) {
 	subjects := b.subjects(keys)
 	var backoff Backoff
-	for {
+	for round := 0; ; {
 		born := b.born.Load()
 		seen := max(b.high.Load(), atLeast)
 		a, err := b.lastOf(ctx, subjects, viewBytes)
@@ -80,12 +80,11 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 		case err == nil && a.upTo >= seen:
 			return b.complete(ctx, keys, a)
 		}
-		// Behind: a replica that lags, or another bucket of the name, which the leader tells.
-		if _, err := b.leaderHas(ctx, seen); err != nil {
-			return nil, 0, err
-		}
-		if !b.shared() {
-			if _, err := b.originInfo(ctx); err != nil {
+		// Behind: a replica that lags, mostly for less than it takes to ask again; or another
+		// bucket of the name, which its leader tells.
+		const look = 8
+		if round++; round%look == 0 || !b.shared() {
+			if _, err := b.originInfo(ctx); err != nil && !transient(err) {
 				return nil, 0, err
 			}
 		}

@@ -339,7 +339,12 @@ func (r *Reader) accept(m *Message) bool {
 	case r.match != nil && !matchAny(r.match, m.Key):
 		return false
 	}
-	return !r.cfg.Unique || r.unique.first(m.Key, m.Sequence > r.target)
+	if !r.cfg.Unique {
+		return true
+	}
+	// A replica may be behind the target when it begins, and deliver a key on both sides of what it
+	// then applies.
+	return r.unique.first(m.Key, m.Sequence > r.target || r.b.shared())
 }
 
 // status takes a message that the server sent about a pull, not from the stream.
