@@ -109,8 +109,9 @@ func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
 		info, err := r.b.Info(ctx)
 		switch {
 		case errors.Is(err, ErrBucketNotFound):
-			// A server of a cluster that has just started may not know its streams yet.
-			if confirmed || !r.b.facts.Load().clustered {
+			// A server of a cluster that has just started may not know its streams yet; and one that
+			// was deleted may be made again at once, which is another thing to tell.
+			if confirmed || r.created.IsZero() && !r.b.facts.Load().clustered {
 				return nil, err
 			}
 			if err := pause(ctx, lossCheck); err != nil {

@@ -1,0 +1,357 @@
+package jskv_test
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// mostBatches is how many batches a server keeps under way in one stream.
+const mostBatches = 50
+
+// occupy begins as many batches in bucket "b" as the server lets it, and returns how many those
+// are and what ends them.
+func occupy(t testing.TB, nc *nats.Conn) (n int, end func()) {
+	t.Helper()
+	part := func(id, sequence int) *nats.Msg {
+		return &nats.Msg{Subject: "$KV.b.slot", Header: nats.Header{
+			"Nats-Batch-Id": {fmt.Sprint("slot-", id)}, "Nats-Batch-Sequence": {strconv.Itoa(sequence)},
+		}}
+	}
+	for {
+		reply, err := nc.RequestMsgWithContext(testContext(t), part(n, 1))
+		require.NoError(t, err)
+		if len(reply.Data) > 0 {
+			require.Contains(t, string(reply.Data), "10210", "no other reason than that there are too many")
+			return n, func() {
+				for id := range n {
+					require.NoError(t, nc.PublishMsg(part(id, 3))) // a gap
+				}
+				require.NoError(t, nc.Flush())
+			}
+		}
+		n++
+	}
+}
+
+// requireNoBatchUnderWay wants nobody to have left a batch behind.
+func requireNoBatchUnderWay(t testing.TB, nc *nats.Conn) {
+	t.Helper()
+	n, end := occupy(t, nc)
+	end()
+	require.Equal(t, mostBatches, n, "batches that could be begun")
+}
+
+// twoPuts is a batch of two writes.
+func twoPuts(b *jskv.Bucket[string]) *jskv.Batch[string] {
+	return b.NewBatch().Put("first", "1").Put("second", "2")
+}
+
+func TestBatchesOverTheServersLimitAreRefused(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory, jskv.WithTransactions())
+	for _, n := range []int{1001, 1002, 3000} {
+		batch := b.NewBatch()
+		for _, key := range numbered(n) {
+			batch.Put(key, "v")
+		}
+		begun := time.Now()
+		_, err := batch.Commit(testContext(t))
+		requireIs(t, err, jskv.ErrTooManyOperations)
+		requireNames(t, err, " b: ", "1000")
+		require.Less(t, time.Since(begun), 3*time.Second, "it was not tried again")
+
+		_, err = b.Transact(testContext(t), func(tx *jskv.Tx[string]) error {
+			for _, key := range numbered(n) {
+				tx.Put(key, "v")
+			}
+			return nil
+		})
+		requireIs(t, err, jskv.ErrTooManyOperations)
+	}
+	require.Zero(t, lastRevision(t, b))
+	batch := b.NewBatch()
+	for _, key := range numbered(1000) {
+		batch.Put(key, "v")
+	}
+	revisions := commit(t, batch)
+	require.EqualValues(t, 1, revisions[0])
+	require.EqualValues(t, 1000, revisions[999])
+	requireNoBatchUnderWay(t, server.Conn())
+
+	many := b.NewBatch().Put("k", "v")
+	for _, key := range numbered(1025) {
+		many.Require(key, 0)
+	}
+	_, err := many.Commit(testContext(t))
+	requireIs(t, err, jskv.ErrTooManyOperations)
+}
+
+func TestBatchWithAValueThatIsTooLargeNamesIt(t *testing.T) {
+	t.Parallel()
+	cfg := inMemory
+	cfg.MaxValueSize = 1000
+	b, server := newBucket(t, cfg, jskv.WithTransactions())
+	for _, size := range []int{950, 1001, 2 << 20} { // in a batch, its headers count too
+		big := strings.Repeat("x", size)
+		for place, batch := range map[string]*jskv.Batch[string]{
+			"first":  b.NewBatch().Put("big", big).Put("a", "1"),
+			"middle": b.NewBatch().Put("a", "1").Put("big", big).Put("b", "2"),
+			"last":   b.NewBatch().Put("a", "1").Put("big", big),
+			"only":   b.NewBatch().Put("big", big),
+		} {
+			if place == "only" && size < 1000 {
+				continue
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+			_, err := batch.Commit(ctx)
+			cancel()
+			require.ErrorIs(t, err, jskv.ErrValueTooLarge, place)
+			requireNames(t, err, " b/big: ")
+		}
+	}
+	require.Zero(t, lastRevision(t, b))
+	requireNoBatchUnderWay(t, server.Conn())
+}
+
+func TestBatchIntoAFullBucket(t *testing.T) {
+	t.Parallel()
+	cfg := inMemory
+	cfg.MaxBytes = 3000
+	b, server := newBucket(t, cfg, jskv.WithTransactions())
+	_, err := b.NewBatch().Put("a", strings.Repeat("x", 2000)).Put("b", strings.Repeat("x", 2000)).Commit(testContext(t))
+	requireIs(t, err, jskv.ErrBucketFull)
+	require.Zero(t, lastRevision(t, b))
+	requireNoBatchUnderWay(t, server.Conn())
+}
+
+func TestBatchWaitsWhileTooManyAreUnderWay(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory, jskv.WithTransactions())
+	nc := server.Conn()
+	n, end := occupy(t, nc)
+	require.Equal(t, mostBatches, n)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	_, err := twoPuts(b).Commit(ctx)
+	requireIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown, "nothing was taken")
+	requireNames(t, err, " b: ")
+
+	committed := make(chan error)
+	go func() {
+		_, err := twoPuts(b).Commit(testContext(t))
+		committed <- err
+	}()
+	end()
+	require.NoError(t, <-committed)
+}
+
+func TestManyBatchesAtATime(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, jetstream.KeyValueConfig{}, jskv.WithTransactions()) // on a disk, where a batch takes its time
+	var group sync.WaitGroup
+	for i := range 4 * mostBatches {
+		group.Go(func() {
+			batch := b.NewBatch()
+			for k := range 5 {
+				batch.Put(fmt.Sprint("k", k), strconv.Itoa(i))
+			}
+			if _, err := batch.Commit(testContext(t)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	group.Wait()
+	require.EqualValues(t, 5*4*mostBatches, lastRevision(t, b))
+	got := getMany(t, b, "k0", "k1", "k2", "k3", "k4")
+	require.Equal(t, got["k0"].Revision+4, got["k4"].Revision)
+	requireNoBatchUnderWay(t, server.Conn())
+}
+
+func TestBatchGivenUpMidwayLeavesNothingUnderWay(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
+	nc := server.Conn()
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 2 * mostBatches {
+		_, err := twoPuts(direct).Commit(ended)
+		requireIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+	}
+	requireNoBatchUnderWay(t, nc)
+
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openBucket(t, proxy.JetStream())
+	lost := 0
+	for i := range 40 {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Duration(i)*100*time.Microsecond)
+		if _, err := twoPuts(b).Commit(ctx); err != nil {
+			lost++
+			requireIs(t, err, context.DeadlineExceeded)
+		}
+		cancel()
+	}
+	require.Positive(t, lost)
+	require.NoError(t, b.Stream().JetStream().Purge(testContext(t))) // behind all that was sent
+	requireNoBatchUnderWay(t, nc)
+}
+
+func TestBatchWhoseAnswerIsLostMayHaveHappened(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
+	proxy := jskvtest.NewProxy(t, server.URL())
+	js := hasty(t, proxy.Conn(), 300*time.Millisecond)
+	lost := proxy.CutOn(jskvtest.ToClient, `"seq":2`)
+	_, err := twoPuts(openBucket(t, js)).Commit(context.Background())
+	<-lost
+	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	requireNames(t, err, " b: ")
+	require.False(t, jskv.SafeToRetry(err))
+	require.Len(t, getMany(t, direct, "first", "second"), 2)
+
+	idempotent, err := jskv.OpenBucket(testContext(t), js, "b", jskv.String(), jskv.WithIdempotentWrites())
+	require.NoError(t, err)
+	lost = proxy.CutOn(jskvtest.ToClient, `"seq":4`)
+	revisions, err := idempotent.NewBatch().Update("first", "3", 1).Delete("second").Commit(testContext(t))
+	<-lost
+	require.NoError(t, err)
+	require.Equal(t, []uint64{3, 4}, revisions)
+	lost = proxy.CutOn(jskvtest.ToClient, `"seq":5`)
+	revisions, err = idempotent.NewBatch().Update("first", "5", 3).Commit(testContext(t))
+	<-lost
+	require.NoError(t, err)
+	require.Equal(t, []uint64{5}, revisions)
+	require.EqualValues(t, 5, lastRevision(t, direct), "nothing was stored twice")
+	requireNoBatchUnderWay(t, server.Conn())
+}
+
+// A connection that is cut in the middle of a batch never leaves half of it.
+func TestBatchCutInItsMiddleIsStoredWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openBucket(t, hasty(t, proxy.Conn(), 500*time.Millisecond))
+	for i, part := range []string{"part 0", "part 1", "part 2"} {
+		cut := proxy.CutOn(jskvtest.ToServer, part)
+		batch := b.NewBatch()
+		for j := range 3 {
+			batch.Put(strconv.Itoa(j), fmt.Sprint("part ", j, " of ", i))
+		}
+		_, err := batch.Commit(context.Background())
+		<-cut
+		got := getMany(t, direct, "0", "1", "2")
+		if err != nil {
+			requireIs(t, err, jskv.ErrOutcomeUnknown)
+		}
+		for j := range 3 {
+			e := got[strconv.Itoa(j)]
+			require.Equal(t, err == nil, strings.HasSuffix(e.Value, fmt.Sprint(" of ", i)), "%q after %v", e.Value, err)
+		}
+	}
+}
+
+func TestASingleWriteThatIsGivenUpSendsNothingElse(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory)
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openBucket(t, hasty(t, proxy.Conn(), 100*time.Millisecond))
+	nc := server.Conn()
+	published, err := nc.SubscribeSync("$KV.b.>")
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+	proxy.Stall(jskvtest.ToClient)
+	_, err = b.NewBatch().Put("k", "v").Commit(context.Background())
+	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	proxy.Heal()
+	mustPut(t, b, "behind", "v")
+	for _, want := range []string{"$KV.b.k", "$KV.b.behind"} {
+		msg, err := published.NextMsgWithContext(testContext(t))
+		require.NoError(t, err)
+		require.Equal(t, want, msg.Subject)
+		require.Empty(t, msg.Header, "a server without batches would store this one")
+	}
+	require.Equal(t, "v", getMany(t, direct, "k")["k"].Value)
+}
+
+func TestBatchWithAKeyThatMayNotBeWrittenSaysSo(t *testing.T) {
+	t.Parallel()
+	const users = `authorization: { users: [
+		{user: "all", password: "p"},
+		{user: "some", password: "p", permissions: {publish: {deny: "$KV.b.secret"}}}
+	]}`
+	srv := jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
+		if err := o.ProcessConfigString(users); err != nil {
+			t.Error(err)
+		}
+	}))
+	all := createBucket(t, srv.JetStream(nats.UserInfo("all", "p")), inMemory, jskv.WithTransactions())
+	quiet := nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})
+	b := openBucket(t, hasty(t, srv.Conn(nats.UserInfo("some", "p"), quiet), 300*time.Millisecond))
+	for place, batch := range map[string]*jskv.Batch[string]{
+		"first": b.NewBatch().Put("secret", "1").Put("a", "2"),
+		"last":  b.NewBatch().Put("a", "1").Put("secret", "2"),
+		"only":  b.NewBatch().Put("secret", "1"),
+	} {
+		_, err := batch.Commit(context.Background())
+		require.ErrorIs(t, err, jskv.ErrPermission, place)
+		require.True(t, jskv.SafeToRetry(err), "nothing was stored: %v", err)
+	}
+	requireNoBatchUnderWay(t, srv.Conn(nats.UserInfo("all", "p")))
+	require.Zero(t, lastRevision(t, all))
+
+	n, err := b.PutMany(context.Background(), valued([]string{"a", "secret", "b"}))
+	requireIs(t, err, jskv.ErrPermission)
+	require.Equal(t, 2, n)
+	failed := requireBulkError(t, err, "secret")
+	require.NotErrorIs(t, failed.Failed["secret"], jskv.ErrOutcomeUnknown, "nothing was stored")
+}
+
+func TestBatchesAndTransactionsOnADeletedBucket(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory, jskv.WithTransactions())
+	nc := server.Conn()
+	closed := openBucket(t, hasty(t, nc, time.Minute))
+	nc.Close()
+	require.NoError(t, jskv.DeleteBucket(testContext(t), server.JetStream(), "b"))
+	for handle, want := range map[*jskv.Bucket[string]]error{b: jskv.ErrBucketNotFound, closed: nats.ErrConnectionClosed} {
+		for name, verb := range map[string]func() error{
+			"batch":   func() error { _, err := twoPuts(handle).Commit(context.Background()); return err },
+			"one":     func() error { _, err := handle.NewBatch().Put("k", "v").Commit(context.Background()); return err },
+			"require": func() error { _, err := handle.NewBatch().Require("k", 1).Commit(context.Background()); return err },
+			"read": func() error {
+				_, err := handle.Transact(context.Background(), func(tx *jskv.Tx[string]) error { _, err := tx.Get("k"); return err })
+				return err
+			},
+			"write": func() error {
+				_, err := handle.Transact(context.Background(), func(tx *jskv.Tx[string]) error { tx.Put("k", "v"); return nil })
+				return err
+			},
+		} {
+			begun := time.Now()
+			err := verb()
+			require.ErrorIs(t, err, want, name)
+			require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+			requireNames(t, err, want.Error())
+			requireBucketOnce(t, err)
+			require.Less(t, time.Since(begun), 3*time.Second)
+		}
+	}
+}

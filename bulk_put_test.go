@@ -1,0 +1,440 @@
+package jskv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// endless yields keys n.00000, n.00001, ... as long as they are taken, and counts them.
+func endless(yielded *int) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for *yielded = 0; ; *yielded++ {
+			key := fmt.Sprintf("n.%05d", *yielded)
+			if !yield(key, "v of "+key) {
+				*yielded++
+				return
+			}
+		}
+	}
+}
+
+// requireBulkError wants err to be a *BulkError that names exactly these keys.
+func requireBulkError(t testing.TB, err error, keys ...string) *jskv.BulkError {
+	t.Helper()
+	var failed *jskv.BulkError
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, "b", failed.Bucket)
+	require.ElementsMatch(t, keys, sortedKeys(failed.Failed))
+	require.True(t, strings.HasPrefix(err.Error(), "jskv: put many into b: "), err.Error())
+	for key, err := range failed.Failed {
+		require.ErrorIs(t, failed, errors.Unwrap(err), "the error of "+key)
+	}
+	return failed
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	return keys
+}
+
+// requireHonest wants everything that was asked for to be either stored or named in err.
+func requireHonest(t testing.TB, b *jskv.Bucket[string], asked []string, done int, err error) *jskv.BulkError {
+	t.Helper()
+	var failed *jskv.BulkError
+	require.ErrorAs(t, err, &failed)
+	require.Equal(t, len(asked), done+len(failed.Failed), "acknowledged and failed")
+	stored := getMany(t, b, asked...)
+	for _, key := range asked {
+		err, named := failed.Failed[key]
+		_, there := stored[key]
+		if !named {
+			require.True(t, there, "%s was acknowledged, or not named", key)
+			continue
+		}
+		if there {
+			require.ErrorIs(t, err, jskv.ErrOutcomeUnknown, key)
+		}
+	}
+	return failed
+}
+
+func TestPutManyStoresInOrder(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory)
+	keys := numbered(5000)
+	for _, options := range [][]jskv.BulkOption{nil, {jskv.MaxPending(1)}, {jskv.MaxPending(7)}, {nil, jskv.MaxPending(math.MaxInt)}} {
+		before, err := b.Stream().Info(testContext(t))
+		require.NoError(t, err)
+		reports := 0
+		options := append(options, jskv.Progress(func(done int) {
+			reports++
+			if done != reports {
+				require.Equal(t, reports, done, "one more each time")
+			}
+		}))
+		n, err := b.PutMany(testContext(t), valued(keys), options...)
+		require.NoError(t, err)
+		require.Equal(t, len(keys), n)
+		require.Equal(t, n, reports)
+		got := getMany(t, b, keys...)
+		requireValued(t, got, keys)
+		for i, key := range keys {
+			require.Equal(t, before.State.LastSeq+uint64(i)+1, got[key].Revision)
+		}
+	}
+	stock, err := stockBucket(t, server.JetStream()).Get(testContext(t), keys[1])
+	require.NoError(t, err)
+	require.Equal(t, "v of "+keys[1], string(stock.Value()))
+}
+
+func TestPutManyTakesAnySequence(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b, _ := newBucket(t, inMemory)
+	n, err := b.PutMany(ctx, maps.All(map[string]string{}))
+	require.NoError(t, err)
+	require.Zero(t, n)
+	n, err = b.PutMany(ctx, maps.All(map[string]string{"a": "1", "b": "", "c": "3"}))
+	require.NoError(t, err)
+	require.Equal(t, 3, n)
+	got := getMany(t, b, "a", "b", "c")
+	require.Equal(t, "1", got["a"].Value)
+	require.Equal(t, "", got["b"].Value)
+	require.Len(t, got, 3)
+}
+
+func TestPutManyKeepsTheOrderOfOneKey(t *testing.T) {
+	t.Parallel()
+	b, _ := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 64})
+	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		for i := range 150 {
+			if !yield([]string{"a", "b", "c"}[i%3], strconv.Itoa(i)) {
+				return
+			}
+		}
+	})
+	require.NoError(t, err)
+	require.Equal(t, 150, n)
+	for start, key := range []string{"a", "b", "c"} {
+		var want []string
+		for i := start; i < 150; i += 3 {
+			want = append(want, "Put "+strconv.Itoa(i))
+		}
+		require.Equal(t, strings.Join(want, ", "), history(t, b, key))
+	}
+}
+
+// evenOnly refuses odd numbers.
+type evenOnly struct{ jskv.Codec[int] }
+
+var errOdd = errors.New("odd numbers are not for this codec")
+
+func (c evenOnly) Encode(n int) ([]byte, error) {
+	if n%2 != 0 {
+		return nil, errOdd
+	}
+	return c.Codec.Encode(n)
+}
+
+func TestPutManyNamesTheKeysThatFailAndStoresTheOthers(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	cfg := inMemory
+	cfg.MaxValueSize = 1000
+	text, _ := newBucket(t, cfg)
+	values := map[string]string{
+		"good":     "v",
+		"":         "no key",
+		"bad key":  "v",
+		"a..b":     "v",
+		"larger":   strings.Repeat("x", 1001),  // than the bucket takes
+		"largest":  strings.Repeat("x", 2<<20), // than a message can be
+		"good.too": strings.Repeat("x", 1000),
+	}
+	n, err := text.PutMany(ctx, maps.All(values))
+	require.Equal(t, 2, n)
+	failed := requireBulkError(t, err, "", "bad key", "a..b", "larger", "largest")
+	for key, err := range failed.Failed {
+		require.True(t, jskv.SafeToRetry(err), "%v", err)
+		if values[key] == "v" || key == "" {
+			requireIs(t, err, jskv.ErrInvalidKey)
+			requireNames(t, err, " b: ")
+		} else {
+			requireIs(t, err, jskv.ErrValueTooLarge)
+			requireNames(t, err, " b/"+key+": ")
+		}
+	}
+	requireIs(t, err, jskv.ErrInvalidKey, jskv.ErrValueTooLarge)
+	require.Less(t, len(err.Error()), 400)
+	require.Len(t, getMany(t, text, "good", "good.too", "larger", "largest"), 2)
+
+	numbers := jskv.As(text, jskv.Codec[int](evenOnly{jskv.JSON[int]()}))
+	n, err = numbers.PutMany(ctx, maps.All(map[string]int{"two": 2, "three": 3, "four": 4}))
+	require.Equal(t, 2, n)
+	requireBulkError(t, err, "three")
+	requireIs(t, err, errOdd)
+	require.Len(t, getMany(t, text, "two", "three", "four"), 2)
+}
+
+func TestPutManyRefusesToHaveNothingPending(t *testing.T) {
+	t.Parallel()
+	b, _ := newBucket(t, inMemory)
+	for _, most := range []int{0, -1, math.MinInt} {
+		yielded := -1
+		n, err := b.PutMany(testContext(t), endless(&yielded), jskv.MaxPending(most))
+		requireIs(t, err, jskv.ErrInvalidOption)
+		requireNames(t, err, " b: ", fmt.Sprintf("MaxPending(%d)", most))
+		require.Zero(t, n)
+		require.Equal(t, -1, yielded, "the sequence was not begun")
+	}
+}
+
+func TestPutManyHasNoMorePendingThanItMayHave(t *testing.T) {
+	t.Parallel()
+	const most = 5
+	server := jskvtest.NewServer(t)
+	createBucket(t, server.JetStream(), inMemory)
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openBucket(t, proxy.JetStream())
+	proxy.Stall(jskvtest.ToClient)
+	acknowledged, yielded := 0, 0
+	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		for _, key := range numbered(50) {
+			yielded++
+			// The one before this may still wait for its place.
+			require.LessOrEqual(t, yielded-1-acknowledged, most)
+			if yielded == most+1 {
+				require.Zero(t, acknowledged, "what may be pending is sent without waiting")
+				proxy.Heal()
+			}
+			if !yield(key, "v of "+key) {
+				return
+			}
+		}
+	}, jskv.MaxPending(most), jskv.Progress(func(done int) { acknowledged = done }))
+	require.NoError(t, err)
+	require.Equal(t, 50, n)
+}
+
+func TestPutManyEndsSoonWhenItIsCancelled(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory)
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openBucket(t, proxy.JetStream())
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var yielded int
+	var cancelled time.Time
+	n, err := b.PutMany(ctx, endless(&yielded), jskv.MaxPending(100), jskv.Progress(func(done int) {
+		if done == 500 {
+			proxy.Stall(jskvtest.ToClient)
+			// What is on its way, and no more, goes on until nothing may be pending any more.
+			time.AfterFunc(100*time.Millisecond, func() { cancelled = time.Now(); cancel() })
+		}
+	}))
+	require.Less(t, time.Since(cancelled), time.Second)
+	requireIs(t, err, context.Canceled)
+	require.GreaterOrEqual(t, n, 500)
+	require.LessOrEqual(t, yielded, n+100+1)
+	failed := requireHonest(t, direct, numbered(yielded), n, err)
+	unknown := 0
+	for _, err := range failed.Failed {
+		requireIs(t, err, context.Canceled)
+		if errors.Is(err, jskv.ErrOutcomeUnknown) {
+			unknown++
+		}
+	}
+	require.Equal(t, 100, unknown, "those that were on their way")
+
+	// A context that has ended already sends nothing.
+	before, err := direct.Stream().Info(testContext(t))
+	require.NoError(t, err)
+	n, err = direct.PutMany(ctx, endless(&yielded))
+	require.Zero(t, n)
+	requireIs(t, err, context.Canceled)
+	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+	require.LessOrEqual(t, yielded, 1)
+	after, err := direct.Stream().Info(testContext(t))
+	require.NoError(t, err)
+	require.Equal(t, before.State.LastSeq, after.State.LastSeq)
+}
+
+func TestPutManyReportsWhatWasLostWithAConnection(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory)
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openBucket(t, hasty(t, proxy.Conn(), 500*time.Millisecond))
+	lost := proxy.CutOn(jskvtest.ToClient, `"seq":500}`) // an acknowledgement
+	keys := numbered(2000)
+	n, err := b.PutMany(testContext(t), valued(keys), jskv.MaxPending(50))
+	<-lost
+	failed := requireHonest(t, direct, keys, n, err)
+	require.Contains(t, failed.Failed, "n.00499")
+	require.LessOrEqual(t, len(failed.Failed), 50, "it went on with a new connection")
+	for _, err := range failed.Failed {
+		requireIs(t, err, jskv.ErrOutcomeUnknown, nats.ErrTimeout)
+		require.False(t, jskv.SafeToRetry(err))
+	}
+}
+
+func TestPutManyWithIdsSendsAgainWhatWasLost(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory)
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b, err := jskv.OpenBucket(testContext(t), hasty(t, proxy.Conn(), 500*time.Millisecond), "b", jskv.String(), jskv.WithIdempotentWrites())
+	require.NoError(t, err)
+	keys := numbered(2000)
+	lost := proxy.CutOn(jskvtest.ToClient, `"seq":500}`)
+	unsent := proxy.CutOn(jskvtest.ToServer, "v of n.01500")
+	n, err := b.PutMany(testContext(t), valued(keys), jskv.MaxPending(50))
+	require.NoError(t, err)
+	<-lost
+	<-unsent
+	require.Equal(t, len(keys), n)
+	requireValued(t, getMany(t, direct, keys...), keys)
+	info, err := direct.Stream().Info(testContext(t))
+	require.NoError(t, err)
+	require.EqualValues(t, len(keys), info.State.LastSeq, "none was stored twice")
+}
+
+// The older value of a key was lost with the connection, and sent again behind the newer one.
+func TestPutManyWithIdsKeepsTheOrderOfOneKey(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), jetstream.KeyValueConfig{History: 5, Storage: jetstream.MemoryStorage})
+	proxy := jskvtest.NewProxy(t, server.URL())
+	nc := proxy.Conn()
+	b, err := jskv.OpenBucket(testContext(t), hasty(t, nc, 500*time.Millisecond), "b", jskv.String(), jskv.WithIdempotentWrites())
+	require.NoError(t, err)
+	lost := proxy.CutOn(jskvtest.ToServer, "older")
+	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		if !yield("k", "older") {
+			return
+		}
+		<-lost
+		eventually(t, func() bool { return nc.Stats().Reconnects == 1 && nc.IsConnected() }, "it comes back")
+		if !yield("k", "newer") {
+			return
+		}
+		eventually(t, func() bool { return len(getMany(t, direct, "k")) == 1 }, "the newer one is stored")
+		yield("other", "v")
+	})
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, n, 2)
+	require.Equal(t, "newer", getMany(t, direct, "k")["k"].Value)
+}
+
+func TestPutManyIntoADeletedBucketSaysSoAtOnce(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory)
+	require.NoError(t, jskv.DeleteBucket(testContext(t), server.JetStream(), "b"))
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	begun := time.Now()
+	var yielded int
+	n, err := b.PutMany(ctx, endless(&yielded))
+	require.Less(t, time.Since(begun), 5*time.Second)
+	require.Zero(t, n)
+	requireIs(t, err, jskv.ErrBucketNotFound)
+	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown, "nothing was stored")
+	requireBulkError(t, err, numbered(yielded)...)
+}
+
+// The server has no stream for a moment; what it had no place for is sent again.
+func TestPutManyOutlastsAMomentWithoutAStream(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory)
+	js := server.JetStream()
+	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		for i := range 20 {
+			switch i {
+			case 5:
+				require.NoError(t, jskv.DeleteBucket(testContext(t), js, "b"))
+			case 15:
+				createBucket(t, js, inMemory)
+			}
+			if !yield([]string{"a", "b", "c"}[i%3], strconv.Itoa(i)) {
+				return
+			}
+		}
+	})
+	require.NoError(t, err, "the newest of each key is stored")
+	require.LessOrEqual(t, n, 20)
+	got := getMany(t, b, "a", "b", "c")
+	require.Equal(t, "18", got["a"].Value)
+	require.Equal(t, "19", got["b"].Value)
+	require.Equal(t, "17", got["c"].Value)
+}
+
+func TestPutManyLeavesNothingBehindWhenItsSequencePanics(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	nc := server.Conn()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	b := createBucket(t, js, inMemory)
+	subs := nc.NumSubscriptions()
+	require.PanicsWithValue(t, "enough", func() {
+		_, _ = b.PutMany(testContext(t), func(yield func(string, string) bool) {
+			for _, key := range numbered(100) {
+				yield(key, "v")
+			}
+			panic("enough")
+		})
+	})
+	require.PanicsWithValue(t, "enough", func() {
+		_, _ = b.PutMany(testContext(t), valued(numbered(100)), jskv.Progress(func(int) { panic("enough") }))
+	})
+	require.Equal(t, subs, nc.NumSubscriptions())
+	require.NoError(t, nc.Flush())
+	store(t, b, numbered(100))
+	require.Equal(t, subs, nc.NumSubscriptions())
+}
+
+func TestPutManyOnAClosedConnection(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory)
+	nc := server.Conn()
+	b := openBucket(t, hasty(t, nc, time.Minute))
+	var asked []string
+	n, err := b.PutMany(context.Background(), func(yield func(string, string) bool) {
+		for _, key := range numbered(5000) {
+			if len(asked) == 2000 {
+				nc.Close()
+			}
+			asked = append(asked, key)
+			if !yield(key, "v of "+key) {
+				return
+			}
+		}
+	}, jskv.MaxPending(50))
+	require.Less(t, len(asked), 2100, "it ended")
+	requireIs(t, err, nats.ErrConnectionClosed)
+	requireHonest(t, direct, asked, n, err)
+	n, err = b.PutMany(context.Background(), valued(asked))
+	require.Zero(t, n)
+	requireIs(t, err, nats.ErrConnectionClosed)
+	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+}

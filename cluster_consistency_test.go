@@ -1,0 +1,332 @@
+package jskv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// The stock client is stale in every tenth of such reads: see faults_cluster_test.go.
+func TestReadsHaveTheHandlesWritesOnEveryServerUnderLoad(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	writeLoad(t, cluster.JetStream())
+	sessions(t, handles(t, cluster, 3), *duration, 10, 50)
+}
+
+func TestReadsHaveTheHandlesWritesWhileLeadersChange(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	writeLoad(t, cluster.JetStream())
+	changes := stepDowns(t, cluster, 200*time.Millisecond)
+	sessions(t, handles(t, cluster, 3), *duration, 10, 20)
+	require.Greater(t, changes(), 1)
+}
+
+// answeringMirror makes a bucket that mirrors bucket "b" and answers direct gets for it, and returns when
+// it does.
+func answeringMirror(t *testing.T, js jetstream.JetStream, name string, source jetstream.StreamSource) {
+	t.Helper()
+	source.Name = "KV_b"
+	_, err := js.CreateStream(testContext(t), jetstream.StreamConfig{
+		Name: "KV_" + name, Mirror: &source, MirrorDirect: true, AllowDirect: true,
+		MaxMsgsPerSubject: 1, DenyDelete: true, AllowRollup: true, Storage: jetstream.MemoryStorage,
+	})
+	require.NoError(t, err)
+	eventually(t, func() bool {
+		request := &nats.Msg{Subject: "$JS.API.DIRECT.GET.KV_b", Data: []byte(`{"last_by_subj":"$KV.b.>"}`)}
+		answer, err := js.Conn().RequestMsg(request, time.Second)
+		return err == nil && answer.Header.Get(jetstream.StreamHeader) == "KV_"+name
+	}, "the mirror answers for its origin")
+}
+
+// Nothing in the origin's configuration tells of a mirror.
+func TestReadsHaveTheHandlesWritesThroughMirrors(t *testing.T) {
+	t.Parallel()
+	origin, server := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	mustPut(t, origin, "first", "v")
+	for _, name := range []string{"m1", "m2"} {
+		answeringMirror(t, server.JetStream(), name, jetstream.StreamSource{})
+	}
+	mirror, err := jskv.OpenBucket(testContext(t), server.JetStream(), "m1", jskv.String())
+	require.NoError(t, err)
+	all := []*jskv.Bucket[string]{origin, mirror, openBucket(t, server.JetStream())}
+	sessions(t, all, *duration/4, 5, 20)
+	writeLoad(t, server.JetStream())
+	sessions(t, all, *duration/4, 10, 20)
+}
+
+// The mirror has come as far as its origin, and lacks what it was not to mirror.
+func TestAMirrorOfAPartIsNotTakenForTheWhole(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	origin, server := newBucket(t, jetstream.KeyValueConfig{})
+	left := mustPut(t, origin, "left.k", "v")
+	mustPut(t, origin, "right.k", "v")
+	answeringMirror(t, server.JetStream(), "m", jetstream.StreamSource{FilterSubject: "$KV.b.right.>"})
+	right := mustPut(t, origin, "right.k", "w")
+	var found findings
+	for range 50 {
+		for name, b := range map[string]*jskv.Bucket[string]{"writer": origin, "reader": openBucket(t, server.JetStream())} {
+			e, err := b.Entry(ctx, "left.k", jskv.AtLeast(right))
+			found.check(err == nil && e.Revision == left, "%s: Entry: revision %d, %v", name, e.Revision, err)
+			many, err := b.GetMany(ctx, "left.k", "right.k")
+			found.check(err == nil && len(many) == 2, "%s: GetMany: %d of 2 keys, %v", name, len(many), err)
+			keys, err := jskv.Collect(b.Keys(ctx))
+			found.check(err == nil && len(keys) == 2, "%s: Keys: %d of 2 keys, %v", name, len(keys), err)
+			entries, err := jskv.Collect(b.Entries(ctx, "*.k"))
+			found.check(err == nil && len(entries) == 2, "%s: Entries: %d of 2 keys, %v", name, len(entries), err)
+		}
+	}
+	found.requireNone(t, 400)
+}
+
+// Its configuration said one replica when the handle was opened.
+func TestAHandleNoticesThatItsBucketGotReplicas(t *testing.T) {
+	t.Parallel()
+	cluster := jskvtest.NewCluster(t, 3)
+	js := cluster.JetStream()
+	createBucket(t, js, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	cluster.WaitCurrent("b")
+	all := handles(t, cluster, 3)
+	for _, b := range all {
+		mustPut(t, b, "k", "v")
+	}
+	setConfig(t, js, "KV_b", map[string]any{"num_replicas": 3})
+	cluster.WaitCurrent("b")
+	writeLoad(t, cluster.JetStream())
+	sessions(t, all, *duration, 0, 50) // a list would ask for the configuration
+}
+
+// One process tells another the revision that it was acknowledged for; or asks the leader; or reads
+// a list, which is at least what the leader had when the call began.
+func TestWritesOfAnotherHandleCanBeAskedFor(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 2})
+	writeLoad(t, cluster.JetStream())
+	all := handles(t, cluster, 4)
+	writer, readers := all[3], all[:3]
+	var found findings
+	for i, end := 0, time.Now().Add(*duration); time.Now().Before(end); i++ {
+		value := fmt.Sprint(i)
+		revision := mustPut(t, writer, "k", value)
+		fresh := mustPut(t, writer, "fresh."+value, value)
+		for _, reader := range readers {
+			for name, option := range map[string]jskv.ReadOption{"AtLeast": jskv.AtLeast(fresh), "FromLeader": jskv.FromLeader()} {
+				e, err := reader.Entry(ctx, "k", option)
+				found.check(err == nil && e.Revision == revision && e.Value == value, "%s %d: %d, %v", name, revision, e.Revision, err)
+				_, err = reader.Get(ctx, "fresh."+value, option)
+				found.check(err == nil, "%s: a key just made: %v", name, err)
+				_, err = reader.Get(ctx, "missing", option)
+				found.check(errors.Is(err, jskv.ErrKeyNotFound), "%s: a missing key: %v", name, err)
+			}
+			if i%10 > 0 {
+				continue
+			}
+			keys, err := jskv.Collect(reader.Keys(ctx, "fresh.*"))
+			found.check(err == nil && slices.Contains(keys, "fresh."+value), "Keys: %v, %v", keys, err)
+			entries, err := jskv.Collect(reader.History(ctx, "k"))
+			found.check(err == nil && newest(entries, "k") == revision, "History of %d: %v, %v", revision, entries, err)
+		}
+	}
+	found.requireNone(t, 18)
+}
+
+// A view of the handle through another type shares what it was acknowledged for; a handle opened
+// anew does not, and may be as late as a server is.
+func TestAWatchOfUpdatesBeginsBehindTheHandlesWrites(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 10})
+	writeLoad(t, cluster.JetStream())
+	var found findings
+	for i, b := range handles(t, cluster, 3) {
+		key := fmt.Sprint("k", i)
+		for round := range 10 {
+			mustPut(t, b, key, "before")
+			w, err := jskv.As(b, jskv.Bytes()).Watch(testContext(t), key, jskv.UpdatesOnly())
+			require.NoError(t, err)
+			after := mustPut(t, b, key, "after")
+			e, err := w.Next(testContext(t))
+			found.check(err == nil && e.Revision == after, "round %d: %d %q, not %d, %v", round, e.Revision, e.Value, after, err)
+			w.Stop()
+		}
+	}
+	found.requireNone(t, 30)
+}
+
+// splitCluster is a cluster of three servers whose routes go through proxies, so that one of them
+// can be cut off from the others, but not from its clients.
+type splitCluster struct {
+	servers []*server.Server
+	routes  map[[2]int]*jskvtest.Proxy // from, to
+}
+
+func newSplitCluster(t testing.TB) *splitCluster {
+	t.Helper()
+	const n = 3
+	c := &splitCluster{routes: map[[2]int]*jskvtest.Proxy{}}
+	var listeners [n]net.Listener // each keeps a port until its server takes it
+	for i := range listeners {
+		var err error
+		listeners[i], err = net.Listen("tcp4", "127.0.0.1:0")
+		require.NoError(t, err)
+	}
+	port := func(i int) int { return listeners[i].Addr().(*net.TCPAddr).Port }
+	for i := range n {
+		o := &server.Options{
+			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true,
+			JetStream: true, StoreDir: t.TempDir(),
+			// What the servers tell each other of their addresses leads nowhere: only the proxies do.
+			Cluster: server.ClusterOpts{Name: "split", Host: "127.0.0.1", Port: port(i), Advertise: "127.0.0.1:1", PoolSize: -1},
+		}
+		for j := range n {
+			if i != j {
+				proxy := jskvtest.NewProxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(port(j))))
+				c.routes[[2]int{i, j}] = proxy
+				to, err := url.Parse(proxy.URL())
+				require.NoError(t, err)
+				o.Routes = append(o.Routes, to)
+			}
+		}
+		ns, err := server.NewServer(o)
+		require.NoError(t, err)
+		require.NoError(t, listeners[i].Close())
+		ns.Start()
+		t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+		c.servers = append(c.servers, ns)
+	}
+	for _, ns := range c.servers {
+		require.True(t, ns.ReadyForConnections(20*time.Second))
+		eventually(t, ns.JetStreamIsCurrent, "the cluster has a leader")
+	}
+	return c
+}
+
+// cutOff separates server i from the others until heal is called.
+func (c *splitCluster) cutOff(i int) (heal func()) {
+	var cut []*jskvtest.Proxy
+	for ends, proxy := range c.routes {
+		if ends[0] == i || ends[1] == i {
+			proxy.Blackhole(jskvtest.Both)
+			cut = append(cut, proxy)
+		}
+	}
+	return func() {
+		for _, proxy := range cut {
+			proxy.Heal()
+		}
+	}
+}
+
+// leaders are the servers that believe that they lead bucket "b".
+func (c *splitCluster) leaders() (all []int) {
+	for i, ns := range c.servers {
+		if ns.JetStreamIsStreamLeader("$G", "KV_b") {
+			all = append(all, i)
+		}
+	}
+	return all
+}
+
+// A leader that is cut off does not know for some seconds that the others have elected another
+// one. What it answers is old, and there is no way to ask whether it is; what it acknowledges, and
+// what this package knows to be newer, is never affected.
+func TestADeposedLeaderThatDoesNotKnowIt(t *testing.T) {
+	t.Parallel()
+	const patience = 200 * time.Millisecond
+	cluster := newSplitCluster(t)
+	js := firstOf(t, cluster.servers[0].ClientURL())
+	createBucket(t, js, jetstream.KeyValueConfig{Replicas: 3})
+	eventually(t, func() bool { return len(cluster.leaders()) == 1 }, "the bucket has a leader")
+	deposed := cluster.leaders()[0]
+	there := openBucket(t, firstOf(t, cluster.servers[deposed].ClientURL()))
+	var old uint64
+	eventually(t, func() (ok bool) {
+		var err error
+		old, err = there.Put(testContext(t), "k", "old")
+		return err == nil
+	}, "the leader takes writes")
+	own := mustPut(t, there, "own", "v")
+
+	heal := cluster.cutOff(deposed)
+	eventually(t, func() bool { return len(cluster.leaders()) == 2 }, "the others elect another leader")
+	elected := slices.DeleteFunc(cluster.leaders(), func(i int) bool { return i == deposed })[0]
+	proxy := jskvtest.NewProxy(t, cluster.servers[elected].ClientURL())
+	here := openBucket(t, firstOf(t, proxy.URL(), cluster.servers[deposed].ClientURL()))
+	newest := mustPut(t, here, "k", "new")
+	require.Greater(t, newest, old)
+	require.Len(t, cluster.leaders(), 2, "while the first still believes to lead")
+
+	briefly := func(do func(ctx context.Context) error) error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return do(ctx)
+	}
+	e, err := there.Entry(testContext(t), "k", jskv.FromLeader())
+	require.NoError(t, err)
+	require.Equal(t, "old", e.Value, "the server's limit: a deposed leader answers")
+	e, err = there.Entry(testContext(t), "own")
+	require.NoError(t, err)
+	require.Equal(t, own, e.Revision, "what the handle wrote is there")
+	for name, options := range map[string][]jskv.ReadOption{
+		"from anybody": {jskv.AtLeast(newest)}, "from the leader": {jskv.AtLeast(newest), jskv.FromLeader()},
+	} {
+		err = briefly(func(ctx context.Context) error { return second(there.Entry(ctx, "k", options...)) })
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
+	}
+	err = briefly(func(ctx context.Context) error { return second(there.Put(ctx, "k", "lost")) })
+	requireIs(t, err, jskv.ErrOutcomeUnknown, context.DeadlineExceeded)
+
+	// The handle that wrote is thrown back to the deposed leader.
+	proxy.Refuse()
+	proxy.Cut()
+	for _, read := range []func(ctx context.Context) error{
+		func(ctx context.Context) error { return second(here.Entry(ctx, "k")) },
+		func(ctx context.Context) error { return second(here.GetMany(ctx, "k", "own")) },
+		func(ctx context.Context) error { return last(here.Keys(ctx)) },
+		func(ctx context.Context) error { return last(here.Entries(ctx)) },
+		func(ctx context.Context) error { return last(here.History(ctx, "k")) },
+		func(ctx context.Context) error { return second(here.Update(ctx, "k", "newer", newest)) },
+	} {
+		err := briefly(read)
+		require.Error(t, err, "no answer, rather than an old one")
+		require.NotErrorIs(t, err, jskv.ErrKeyNotFound)
+		require.NotErrorIs(t, err, jskv.ErrRevisionMismatch)
+	}
+
+	// For a moment both are there for everybody, until the first hears of the second.
+	heal()
+	var found findings
+	for end := time.Now().Add(20 * time.Second); len(cluster.leaders()) != 1 && time.Now().Before(end); {
+		for name, read := range map[string]func(ctx context.Context) (jskv.Entry[string], error){
+			"AtLeast": func(ctx context.Context) (jskv.Entry[string], error) {
+				return there.Entry(ctx, "k", jskv.AtLeast(newest))
+			},
+			"own": func(ctx context.Context) (jskv.Entry[string], error) { return here.Entry(ctx, "k") },
+		} {
+			var e jskv.Entry[string]
+			err := briefly(func(ctx context.Context) (err error) { e, err = read(ctx); return err })
+			found.check(err != nil || e.Revision == newest, "%s: revision %d, not %d", name, e.Revision, newest)
+		}
+	}
+	found.requireNone(t, 2)
+	e, err = there.Entry(testContext(t), "k", jskv.AtLeast(newest))
+	require.NoError(t, err)
+	require.Equal(t, newest, e.Revision)
+	require.Equal(t, "new", e.Value, "what was not acknowledged is gone")
+}

@@ -1,0 +1,259 @@
+package jskv_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// clusterReading is a bucket with three replicas, and its readers' connection.
+type clusterReading struct {
+	*reading
+	cluster *jskvtest.Cluster
+}
+
+// newClusterReading makes the bucket on a cluster of its own. The readers' connection goes to any
+// server that is there.
+func newClusterReading(t testing.TB, cfg jetstream.KeyValueConfig) *clusterReading {
+	t.Helper()
+	cluster := jskvtest.NewCluster(t, 3)
+	cfg.Bucket, cfg.Replicas = "b", 3
+	admin := cluster.JetStream()
+	createBucket(t, admin, cfg)
+	cluster.WaitCurrent("b")
+	r := &clusterReading{cluster: cluster, reading: &reading{t: t, admin: admin}}
+	r.readThrough(cluster.Conn())
+	return r
+}
+
+// readThrough opens the bucket on another connection.
+func (r *clusterReading) readThrough(nc *nats.Conn) {
+	r.t.Helper()
+	var err error
+	r.nc = nc
+	r.js, err = jetstream.New(nc)
+	require.NoError(r.t, err)
+	r.Bucket, err = jskv.OpenBucket(testContext(r.t), r.js, "b", jskv.String())
+	require.NoError(r.t, err)
+	r.subs = nc.NumSubscriptions()
+}
+
+// surely puts until it is acknowledged: around a change of leaders a write may fail. It returns
+// the revision, which is the only one of that value unless a write that failed was stored.
+func (r *clusterReading) surely(key, value string) uint64 {
+	r.t.Helper()
+	var revision uint64
+	require.Eventually(r.t, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		ack, err := r.admin.Publish(ctx, r.Stream().Subject(key), []byte(value))
+		if err == nil {
+			revision = ack.Sequence
+		}
+		return err == nil
+	}, soon, tick)
+	return revision
+}
+
+// readers are the kinds of readers, begun when the stream was at revision last.
+func (r *clusterReading) readers(last uint64) (all, fresh []*recorder) {
+	r.t.Helper()
+	all = []*recorder{
+		record(r.t, "plain", r.watch()),
+		record(r.t, "history", r.watch(jskv.WithHistory())),
+		recordRaw(r.t, "raw", r.messages()),
+	}
+	for _, reader := range all {
+		reader.until(last)
+	}
+	fresh = []*recorder{ // without an event before the first interruption
+		record(r.t, "updates only", r.watch(jskv.UpdatesOnly())),
+		record(r.t, "from a revision to come", r.watch(jskv.FromRevision(last+1))),
+	}
+	return all, fresh
+}
+
+func TestNothingIsLostWhenTheLeaderStepsDown(t *testing.T) {
+	t.Parallel()
+	r := newClusterReading(t, jetstream.KeyValueConfig{History: 64})
+	first := r.surely("first", "v")
+	all, fresh := r.readers(first)
+	last := first
+	for i := range 3 {
+		r.cluster.StepDown("b")
+		for j := range 5 {
+			last = r.surely(fmt.Sprintf("k%d", i), fmt.Sprint(j))
+		}
+		acknowledged := time.Now()
+		for _, reader := range slices.Concat(all, fresh) {
+			require.Less(t, reader.until(last).Sub(acknowledged), 3*time.Second, reader.name)
+		}
+	}
+	for _, reader := range all {
+		reader.requireExactly(1, last)
+	}
+	for _, reader := range fresh {
+		reader.requireExactly(first+1, last)
+	}
+}
+
+// The consumer has one replica: when the server that hosts it dies, so does the consumer. The
+// stock watcher was silent for 18 s.
+func TestDeliveryGoesOnSoonWhenTheServerThatHostsTheConsumerDies(t *testing.T) {
+	t.Parallel()
+	r := newClusterReading(t, jetstream.KeyValueConfig{History: 64})
+	first := r.surely("first", "v")
+	probe := r.watch()
+	next(t, probe)
+	host := r.cluster.ConsumerLeader("b", r.consumers()[0])
+	probe.Stop()
+
+	// All the readers are on servers that go on, and their consumers on one that does not: they
+	// are begun until that is so.
+	r.readThrough(r.cluster.ConnTo((host + 1) % 3))
+	r.admin = r.cluster.Server((host + 2) % 3).JetStream()
+	var hosted []*recorder
+	require.Eventually(t, func() bool {
+		w := r.watch(jskv.UpdatesOnly())
+		names := r.consumers()
+		if len(names) != len(hosted)+1 {
+			return false
+		}
+		hosted = append(hosted, record(t, "updates only", w))
+		return slices.ContainsFunc(names, func(name string) bool { return r.cluster.ConsumerLeader("b", name) == host })
+	}, soon, tick)
+	plain := record(t, "plain", r.watch())
+	plain.until(first)
+
+	stopped := time.Now()
+	r.cluster.Server(host).Stop()
+	revision := r.surely("k", "v")
+	acknowledged := time.Now()
+	for _, reader := range append(hosted, plain) {
+		at := reader.until(revision)
+		require.Less(t, at.Sub(acknowledged), 3*time.Second)
+		t.Logf("delivered %v after the server's end, %v after the write was acknowledged", at.Sub(stopped), at.Sub(acknowledged))
+	}
+	for _, reader := range hosted {
+		reader.requireExactly(first+1, revision)
+	}
+	plain.requireExactly(1, revision)
+}
+
+// consumers are the names of the bucket's consumers.
+func (r *clusterReading) consumers() []string {
+	r.t.Helper()
+	stream, err := r.admin.Stream(testContext(r.t), "KV_b")
+	require.NoError(r.t, err)
+	var names []string
+	for name := range stream.ConsumerNames(testContext(r.t)).Name() {
+		names = append(names, name)
+	}
+	return names
+}
+
+func TestNothingIsLostWhenTheClientsServerGoesAndComes(t *testing.T) {
+	t.Parallel()
+	r := newClusterReading(t, jetstream.KeyValueConfig{History: 64})
+	first := r.surely("first", "v")
+	all, fresh := r.readers(first)
+	mine := slices.IndexFunc(r.cluster.Servers(), func(s *jskvtest.Server) bool { return s.Name() == r.nc.ConnectedServerName() })
+	r.admin = r.cluster.Server((mine + 1) % 3).JetStream()
+	r.cluster.Server(mine).Stop()
+	last := r.surely("down", "v")
+	acknowledged := time.Now()
+	for _, reader := range slices.Concat(all, fresh) {
+		require.Less(t, reader.until(last).Sub(acknowledged), 3*time.Second, reader.name)
+	}
+	r.cluster.Server(mine).Start()
+	r.cluster.WaitReady()
+	r.cluster.WaitCurrent("b")
+	last = r.surely("up", "v")
+	for _, reader := range slices.Concat(all, fresh) {
+		reader.until(last)
+	}
+	for _, reader := range all {
+		reader.requireExactly(1, last)
+	}
+	for _, reader := range fresh {
+		reader.requireExactly(first+1, last)
+	}
+}
+
+// A replica may lag behind what the leader has acknowledged; a listing may not.
+func TestAListingThroughAFollowerHasWhatWasAcknowledgedBeforeIt(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{20, 2000} { // by one request, and by a consumer
+		t.Run(fmt.Sprintf("%d keys", size), func(t *testing.T) {
+			t.Parallel()
+			r := newClusterReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+			keys := r.fill(size, "v")
+			r.readThrough(r.cluster.ConnTo(r.cluster.Follower("b")))
+			for i := range 100 {
+				keys = append(keys, fmt.Sprintf("n%06d", i))
+				revision := r.surely(keys[len(keys)-1], "v")
+				if i%2 == 0 {
+					requireSameKeys(t, keys, sorted(t, r.Keys(testContext(t))))
+					continue
+				}
+				w := r.watch()
+				newest := uint64(0)
+				for e, err := range w.Snapshot() {
+					require.NoError(t, err)
+					newest = e.Revision
+				}
+				require.Equal(t, revision, newest, "in the snapshot")
+				w.Stop()
+			}
+			r.requireNothingLeft()
+		})
+	}
+}
+
+func TestAListingIsWholeOrAnErrorWhileLeadersStepDown(t *testing.T) {
+	t.Parallel()
+	r := newClusterReading(t, jetstream.KeyValueConfig{History: 5, Storage: jetstream.MemoryStorage})
+	keys := r.fill(3000, "v")
+	var (
+		wg   sync.WaitGroup
+		done atomic.Bool
+	)
+	stop := sync.OnceFunc(func() { done.Store(true); wg.Wait() })
+	t.Cleanup(stop)
+	wg.Go(func() {
+		for !done.Load() {
+			r.cluster.StepDown("b")
+			for _, key := range keys[:50] {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+				_, _ = r.admin.Publish(ctx, r.Stream().Subject(key), []byte("again")) // may fail
+				cancel()
+			}
+		}
+	})
+	whole := 0
+	for deadline := time.Now().Add(4 * time.Second); time.Now().Before(deadline); {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		listed, err := jskv.Collect(r.Keys(ctx))
+		cancel()
+		if err != nil {
+			t.Logf("after %d keys: %v", len(listed), err)
+			continue
+		}
+		slices.Sort(listed)
+		requireSameKeys(t, keys, listed)
+		whole++
+	}
+	stop()
+	require.NotZero(t, whole)
+}

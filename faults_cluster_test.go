@@ -1,0 +1,188 @@
+package jskv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// What the stock client gets wrong on three replicas (jetstream.KeyValue of nats.go v1.55.0 with
+// nats-server v2.15.2), named by its number. Each test shows that the stock client still has the
+// fault, and that this package has not, in the same place. One that fails because the stock client
+// no longer has it has become a piece of news, and not a regression.
+
+// untilStock tries both clients in turn, at least n times and until the stock client has shown its
+// fault. ours tells what is wrong with this package.
+func untilStock(t *testing.T, n int, stock func(i int) (wrong bool), ours func(i int) error) {
+	t.Helper()
+	const most = 20 * time.Second
+	shown, begun := 0, time.Now()
+	for i := 0; i < n || shown == 0; i++ {
+		require.Less(t, time.Since(begun), most, "the stock client does not show the fault")
+		if stock(i) {
+			shown++
+		}
+		require.NoError(t, ours(i))
+	}
+	t.Logf("the stock client: %d times", shown)
+}
+
+func TestFault9AReplicatedGetRightAfterAnAcknowledgedPutIsStale(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	kv := stockBucket(t, cluster.Server(cluster.Follower("b")).JetStream())
+	writeLoad(t, cluster.JetStream())
+	untilStock(t, 200, func(int) bool {
+		revision, err := kv.PutString(ctx, "stock", "v")
+		require.NoError(t, err)
+		e, err := kv.Get(ctx, "stock")
+		return errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && e.Revision() < revision
+	}, func(int) error {
+		revision := mustPut(t, b, "ours", "v")
+		e, err := b.Entry(ctx, "ours")
+		if err == nil && e.Revision != revision {
+			return fmt.Errorf("revision %d, not %d", e.Revision, revision)
+		}
+		return err
+	})
+}
+
+// Writes guarded by a key that nobody writes: the server answers 10164 while another of them is in
+// flight.
+func TestFault11AReplicatedConditionIsRefusedThoughNothingChanged(t *testing.T) {
+	t.Parallel()
+	const writers = 16
+	ctx := testContext(t)
+	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{})
+	guard := mustPut(t, b, "guard", "v")
+	all := handles(t, cluster, 3)
+	js := make([]jetstream.JetStream, 3)
+	for i := range js {
+		js[i] = cluster.JetStream()
+	}
+	untilStock(t, 10, func(int) bool {
+		refused := false
+		for _, err := range atOnce(all, writers, func(_ *jskv.Bucket[string], i int) error {
+			_, err := js[i%3].Publish(ctx, fmt.Sprint("$KV.b.stock", i), nil, jetstream.WithExpectLastSequenceForSubject(guard, "$KV.b.guard"))
+			return err
+		}) {
+			var refusal *jetstream.APIError
+			refused = refused || errors.As(err, &refusal) && refusal.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequenceConstant
+		}
+		return refused
+	}, func(int) error {
+		return errors.Join(atOnce(all, writers, func(b *jskv.Bucket[string], i int) error {
+			return second(b.NewBatch().Put(fmt.Sprint("ours", i), "v").Require("guard", guard).Commit(ctx))
+		})...)
+	})
+}
+
+func TestFault25ALosingCreateOnADeletedReplicatedKeyIsNoErrKeyExists(t *testing.T) {
+	t.Parallel()
+	const racers = 8
+	ctx := testContext(t)
+	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{})
+	all := handles(t, cluster, 3)
+	var kvs []jetstream.KeyValue
+	for range all {
+		kvs = append(kvs, stockBucket(t, cluster.JetStream()))
+	}
+	untilStock(t, 20, func(i int) bool {
+		key := fmt.Sprint("stock", i)
+		require.NoError(t, kvs[0].Delete(ctx, key))
+		raw := false
+		for _, err := range atOnce(all, racers, func(_ *jskv.Bucket[string], i int) error {
+			return second(kvs[i%3].Create(ctx, key, nil))
+		}) {
+			raw = raw || err != nil && !errors.Is(err, jetstream.ErrKeyExists)
+		}
+		return raw
+	}, func(i int) error {
+		key, winners := fmt.Sprint("ours", i), 0
+		_, err := b.Delete(ctx, key)
+		require.NoError(t, err)
+		for _, err := range atOnce(all, racers, func(b *jskv.Bucket[string], i int) error { return second(b.Create(ctx, key, "v")) }) {
+			if err == nil {
+				winners++
+			} else if !errors.Is(err, jetstream.ErrKeyExists) {
+				return err
+			}
+		}
+		require.Equal(t, 1, winners)
+		return nil
+	})
+}
+
+func TestFault26PutDeleteCreateOfOneReplicatedClientGivesErrKeyExists(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	kv := stockBucket(t, cluster.Server(cluster.Follower("b")).JetStream())
+	writeLoad(t, cluster.JetStream())
+	untilStock(t, 150, func(i int) bool {
+		key := fmt.Sprint("stock", i)
+		_, err := kv.PutString(ctx, key, "v")
+		require.NoError(t, err)
+		require.NoError(t, kv.Delete(ctx, key))
+		_, err = kv.Create(ctx, key, nil)
+		return errors.Is(err, jetstream.ErrKeyExists)
+	}, func(i int) error {
+		key := fmt.Sprint("ours", i)
+		mustPut(t, b, key, "v")
+		_, err := b.Delete(ctx, key)
+		require.NoError(t, err)
+		return second(b.Create(ctx, key, "v"))
+	})
+}
+
+// The answer is lost with the connection that it would have come on, as with a leader that dies.
+func TestFault32AWriteThatTimedOutConflictsWithItself(t *testing.T) {
+	t.Parallel()
+	cluster, near := newReplicatedBucket(t, jetstream.KeyValueConfig{})
+	lost := func(write func(ctx context.Context, js jetstream.JetStream, revision uint64) error) error {
+		proxy := jskvtest.NewProxy(t, cluster.Server(0).URL())
+		js := firstOf(t, proxy.URL())
+		revision := mustPut(t, near, "k", "v")
+		cut := proxy.CutOn(jskvtest.ToClient, fmt.Sprintf(`{"stream":"KV_b","seq":%d`, revision+1))
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		err := write(ctx, js, revision)
+		<-cut
+		return err
+	}
+	err := lost(func(ctx context.Context, js jetstream.JetStream, revision uint64) error {
+		kv := stockBucket(t, js)
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		_, err := kv.Update(short, "k", nil, revision)
+		require.ErrorIs(t, err, context.DeadlineExceeded, "the stock client")
+		return second(kv.Update(ctx, "k", nil, revision))
+	})
+	require.ErrorIs(t, err, jetstream.ErrKeyRevisionMismatch, "the stock client, that repeats what had succeeded")
+
+	err = lost(func(ctx context.Context, js jetstream.JetStream, revision uint64) error {
+		made, err := openIdempotent(t, js).Update(ctx, "k", "w", revision)
+		if err == nil && made != revision+1 {
+			return fmt.Errorf("revision %d, not %d", made, revision+1)
+		}
+		return err
+	})
+	require.NoError(t, err, "with idempotent writes")
+
+	err = lost(func(ctx context.Context, js jetstream.JetStream, revision uint64) error {
+		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		return second(openBucket(t, js).Update(short, "k", "w", revision))
+	})
+	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	require.False(t, jskv.SafeToRetry(err), "without, it says that it does not know")
+}

@@ -1,0 +1,374 @@
+package jskv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// onceOrTwice are the writes that a lost answer leaves open. Each is prepared by before, which
+// returns the revision that the key must be at.
+var onceOrTwice = []struct {
+	name   string
+	before func(t testing.TB, b *jskv.Bucket[string], key string) uint64
+	call   func(ctx context.Context, b *jskv.Bucket[string], key string, revision uint64) (uint64, error)
+	after  string // the key's history
+}{
+	{"Put", absent, func(ctx context.Context, b *jskv.Bucket[string], key string, _ uint64) (uint64, error) {
+		return b.Put(ctx, key, "mine")
+	}, "Put mine"},
+	{"Create", absent, func(ctx context.Context, b *jskv.Bucket[string], key string, _ uint64) (uint64, error) {
+		return b.Create(ctx, key, "mine")
+	}, "Put mine"},
+	{"Create over a marker", deleted, func(ctx context.Context, b *jskv.Bucket[string], key string, _ uint64) (uint64, error) {
+		return b.Create(ctx, key, "mine")
+	}, "Delete, Put mine"},
+	{"Update", present, func(ctx context.Context, b *jskv.Bucket[string], key string, revision uint64) (uint64, error) {
+		return b.Update(ctx, key, "mine", revision)
+	}, "Put theirs, Put mine"},
+	{"Delete", present, func(ctx context.Context, b *jskv.Bucket[string], key string, _ uint64) (uint64, error) {
+		return b.Delete(ctx, key)
+	}, "Put theirs, Delete"},
+	{"Delete IfRevision", present, func(ctx context.Context, b *jskv.Bucket[string], key string, revision uint64) (uint64, error) {
+		return b.Delete(ctx, key, jskv.IfRevision(revision))
+	}, "Put theirs, Delete"},
+	{"Purge", present, func(ctx context.Context, b *jskv.Bucket[string], key string, _ uint64) (uint64, error) {
+		return b.Purge(ctx, key)
+	}, "Purge"},
+	{"Modify", present, func(ctx context.Context, b *jskv.Bucket[string], key string, _ uint64) (uint64, error) {
+		e, err := b.Modify(ctx, key, func(current jskv.Entry[string], _ bool) (string, error) { return current.Value + " and mine", nil })
+		return e.Revision, err
+	}, "Put theirs, Put theirs and mine"},
+}
+
+func absent(testing.TB, *jskv.Bucket[string], string) uint64 { return 0 }
+
+func present(t testing.TB, b *jskv.Bucket[string], key string) uint64 {
+	t.Helper()
+	return mustPut(t, b, key, "theirs")
+}
+
+func deleted(t testing.TB, b *jskv.Bucket[string], key string) uint64 {
+	t.Helper()
+	revision, err := b.Delete(testContext(t), key)
+	require.NoError(t, err)
+	return revision
+}
+
+// openIdempotent opens bucket "b" with idempotent writes.
+func openIdempotent(t testing.TB, js jetstream.JetStream) *jskv.Bucket[string] {
+	t.Helper()
+	b, err := jskv.OpenBucket(testContext(t), js, "b", jskv.String(), jskv.WithIdempotentWrites())
+	require.NoError(t, err)
+	return b
+}
+
+// onOneAndThree runs a test with a bucket on one server, and with one on three; near is a handle on
+// it, url the address of one of its servers.
+func onOneAndThree(t *testing.T, run func(t *testing.T, near *jskv.Bucket[string], url string)) {
+	t.Run("one replica", func(t *testing.T) {
+		t.Parallel()
+		b, server := newBucket(t, jetstream.KeyValueConfig{History: 10})
+		run(t, b, server.URL())
+	})
+	t.Run("three replicas", func(t *testing.T) {
+		t.Parallel()
+		cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{History: 10})
+		run(t, b, cluster.Server(cluster.Follower("b")).URL())
+	})
+}
+
+// keyOf makes a key of a test's name.
+func keyOf(name string) string { return strings.ReplaceAll(name, " ", ".") }
+
+// lostWrite is one of a bucket's writes, under way on a connection that was reset when its answer,
+// or the write itself, went through it.
+type lostWrite struct {
+	name, key, after string
+	proxy            *jskvtest.Proxy
+	made             uint64 // the revision that it makes
+	done             chan struct{}
+	revision         uint64 // what it returned
+	err              error
+}
+
+// lose begins a write on the first of urls, through a proxy, and returns when it is lost: in
+// direction ToClient it has been stored then. The connection cannot come back to the first of
+// urls until proxy.Accept.
+func lose(t *testing.T, i int, near *jskv.Bucket[string], dir jskvtest.Direction, within time.Duration, urls []string, opts ...jskv.BucketOption) *lostWrite {
+	t.Helper()
+	write := onceOrTwice[i]
+	l := &lostWrite{name: write.name, key: keyOf(write.name), after: write.after, done: make(chan struct{})}
+	l.proxy = jskvtest.NewProxy(t, urls[0])
+	js := firstOf(t, append([]string{l.proxy.URL()}, urls[1:]...)...)
+	far, err := jskv.OpenBucket(testContext(t), js, "b", jskv.String(), opts...)
+	require.NoError(t, err)
+	expect := write.before(t, near, l.key)
+	l.made = lastRevision(t, near) + 1
+	lost := l.proxy.CutOn(dir, map[jskvtest.Direction]string{
+		jskvtest.ToClient: fmt.Sprintf(`{"stream":"KV_b","seq":%d`, l.made),
+		jskvtest.ToServer: "PUB $KV.b." + l.key,
+	}[dir])
+	l.proxy.Refuse()
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	t.Cleanup(cancel)
+	go func() {
+		defer close(l.done)
+		l.revision, l.err = write.call(ctx, far, l.key, expect)
+	}()
+	<-lost
+	return l
+}
+
+// loseAll loses one write after the other.
+func loseAll(t *testing.T, near *jskv.Bucket[string], within time.Duration, urls []string, opts ...jskv.BucketOption) []*lostWrite {
+	t.Helper()
+	all := make([]*lostWrite, len(onceOrTwice))
+	for i := range all {
+		all[i] = lose(t, i, near, jskvtest.ToClient, within, urls, opts...)
+	}
+	return all
+}
+
+func TestAnIdempotentWriteWhoseAnswerIsLostIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		all := loseAll(t, near, time.Minute, []string{url}, jskv.WithIdempotentWrites())
+		stored := lastRevision(t, near)
+		for _, l := range all {
+			l.proxy.Accept()
+			<-l.done
+			require.NoError(t, l.err, l.name)
+			require.Equal(t, l.made, l.revision, l.name)
+			require.Equal(t, l.after, history(t, near, l.key))
+		}
+		require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
+	})
+}
+
+// The writes never came to a server: they are sent again.
+func TestAnIdempotentWriteThatIsLostOnItsWayIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		for i, write := range onceOrTwice {
+			if !slices.Contains([]string{"Put", "Update", "Modify"}, write.name) {
+				continue // the others take another second each, and no other way
+			}
+			l := lose(t, i, near, jskvtest.ToServer, time.Minute, []string{url}, jskv.WithIdempotentWrites())
+			require.Equal(t, l.made-1, lastRevision(t, near), l.name)
+			l.proxy.Accept()
+			<-l.done
+			require.NoError(t, l.err, l.name)
+			require.Equal(t, l.made, l.revision, l.name)
+			require.Equal(t, l.made, lastRevision(t, near), "%s is stored once", l.name)
+			require.Equal(t, l.after, history(t, near, l.key))
+		}
+	})
+}
+
+func TestAWriteWhoseAnswerIsLostIsNotRepeatedUnasked(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		all := loseAll(t, near, 500*time.Millisecond, []string{url})
+		stored := lastRevision(t, near)
+		for _, l := range all {
+			l.proxy.Accept()
+			<-l.done
+			require.Zero(t, l.revision)
+			requireIs(t, l.err, jskv.ErrOutcomeUnknown)
+			require.True(t, errors.Is(l.err, context.DeadlineExceeded) || errors.Is(l.err, nats.ErrDisconnected), "%v", l.err)
+			require.False(t, jskv.SafeToRetry(l.err))
+			require.NotErrorIs(t, l.err, jskv.ErrRevisionMismatch)
+			require.NotErrorIs(t, l.err, jskv.ErrKeyExists)
+			require.Equal(t, l.after, history(t, near, l.key))
+		}
+		require.Equal(t, stored, lastRevision(t, near))
+	})
+}
+
+// Somebody else has written since: what the writer must be told is still that it succeeded.
+func TestAnIdempotentWriteIsFoundUnderALaterOne(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		all := loseAll(t, near, time.Minute, []string{url}, jskv.WithIdempotentWrites())
+		for _, l := range all {
+			mustPut(t, near, l.key, "later")
+		}
+		stored := lastRevision(t, near)
+		for _, l := range all {
+			l.proxy.Accept()
+			<-l.done
+			require.NoError(t, l.err, l.name)
+			require.Equal(t, l.made, l.revision, l.name)
+			require.Equal(t, l.after+", Put later", history(t, near, l.key))
+		}
+		require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
+	})
+}
+
+// A server that restarts knows the ids of what is still stored. What was overwritten it has
+// forgotten, and a write that is sent again looks new to it.
+func TestAnIdempotentWriteThatItsServerHasForgottenIsUnknown(t *testing.T) {
+	t.Parallel()
+	near, server := newBucket(t, jetstream.KeyValueConfig{})
+	all := loseAll(t, near, time.Minute, []string{server.URL()}, jskv.WithIdempotentWrites())
+	for _, l := range all {
+		mustPut(t, near, l.key, "later")
+	}
+	stored := lastRevision(t, near)
+	server.Restart()
+	eventually(t, func() bool { return second(near.Get(testContext(t), "Put")) == nil }, "the server is back")
+	for _, l := range all {
+		l.proxy.Accept()
+		<-l.done
+		require.ErrorIs(t, l.err, jskv.ErrOutcomeUnknown, l.name)
+		require.False(t, jskv.SafeToRetry(l.err))
+		require.Zero(t, l.revision)
+		require.Equal(t, "Put later", history(t, near, l.key), l.name)
+	}
+	require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
+}
+
+// The server has restarted, and still has what was written.
+func TestAnIdempotentWriteIsFoundByAServerThatRestarted(t *testing.T) {
+	t.Parallel()
+	near, server := newBucket(t, jetstream.KeyValueConfig{})
+	all := loseAll(t, near, time.Minute, []string{server.URL()}, jskv.WithIdempotentWrites())
+	stored := lastRevision(t, near)
+	server.Restart()
+	for _, l := range all {
+		l.proxy.Accept()
+		<-l.done
+		require.NoError(t, l.err, l.name)
+		require.Equal(t, l.made, l.revision, l.name)
+	}
+	require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
+}
+
+// The answers are lost with the leader that would have given them.
+func TestAnIdempotentWriteOutlivesItsLeader(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{History: 10})
+	leader, other := cluster.Server(cluster.Leader("b")), cluster.Server(cluster.Follower("b"))
+	near := openBucket(t, other.JetStream())
+	all := loseAll(t, near, time.Minute, []string{leader.URL(), other.URL()}, jskv.WithIdempotentWrites())
+	stored := lastRevision(t, near)
+	leader.Stop()
+	for _, l := range all {
+		<-l.done
+		require.NoError(t, l.err, l.name)
+		require.Equal(t, l.made, l.revision, l.name)
+		require.Equal(t, l.after, history(t, near, l.key))
+	}
+	require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
+}
+
+// firstOf is a JetStream on a connection to the first of urls that can be reached.
+func firstOf(t testing.TB, urls ...string) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(strings.Join(urls, ","), nats.DontRandomize(), nats.IgnoreDiscoveredServers(),
+		nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	return js
+}
+
+func TestAnIdempotentWriteIsUnknownWhenItsTimeIsUp(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		proxy := jskvtest.NewProxy(t, url)
+		far := openIdempotent(t, proxy.JetStream())
+		proxy.Stall(jskvtest.ToClient)
+		ctx, cancel := context.WithTimeout(context.Background(), 1500*time.Millisecond)
+		defer cancel()
+		revision, err := far.Put(ctx, "k", "v")
+		requireIs(t, err, jskv.ErrOutcomeUnknown, context.DeadlineExceeded)
+		require.Zero(t, revision)
+		require.False(t, jskv.SafeToRetry(err))
+		require.EqualValues(t, 1, lastRevision(t, near), "it was sent twice, and stored once")
+	})
+}
+
+// A conflict that is none of the write's own making is one, at once.
+func TestAnIdempotentWriteConflictsWithOthers(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		b := openIdempotent(t, firstOf(t, url))
+		old := mustPut(t, near, "k", "old")
+		newest := mustPut(t, near, "k", "new")
+		_, err := b.Update(testContext(t), "k", "mine", old)
+		requireConflict(t, err, "k", old, newest)
+		_, err = b.Delete(testContext(t), "k", jskv.IfRevision(old))
+		requireConflict(t, err, "k", old, newest)
+		_, err = b.Create(testContext(t), "k", "mine")
+		requireIs(t, err, jskv.ErrKeyExists)
+		require.Equal(t, newest, lastRevision(t, near))
+	})
+}
+
+// Many writers, and a connection that breaks all the time.
+func TestIdempotentWritesAreStoredOnceThroughManyCuts(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		proxy := jskvtest.NewProxy(t, url)
+		far := openIdempotent(t, firstOf(t, proxy.URL()))
+		ctx, cancel := context.WithTimeout(context.Background(), *duration)
+		defer cancel()
+		var (
+			found   findings
+			writers sync.WaitGroup
+		)
+		for w := range 8 {
+			writers.Go(func() {
+				key, stored := fmt.Sprint("k", w), ""
+				var newest uint64
+				for i := 0; i < 9 && ctx.Err() == nil; i++ { // within the history
+					value := fmt.Sprint(i)
+					var err error
+					if i%2 == 0 {
+						newest, err = far.Put(testContext(t), key, value)
+					} else {
+						newest, err = far.Update(testContext(t), key, value, newest)
+					}
+					found.check(err == nil, "write %d of %s: %v", i, key, err)
+					if err != nil {
+						return
+					}
+					stored += ", Put " + value
+					wait(ctx, 20*time.Millisecond)
+				}
+				is := history(t, near, key)
+				found.check(is == stored[2:], "%s is %q, not %q", key, is, stored[2:])
+			})
+		}
+		cuts := 0
+		for writing := make(chan struct{}); ; cuts++ {
+			if cuts == 0 {
+				go func() { writers.Wait(); close(writing) }()
+			}
+			select {
+			case <-writing:
+				found.requireNone(t, 8*3)
+				require.Greater(t, cuts, 5)
+				return
+			case <-time.After(30 * time.Millisecond):
+				proxy.Reset()
+			}
+		}
+	})
+}

@@ -1,0 +1,130 @@
+package jskv_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// interruptionReports is an OnInterruption option and what it was told.
+func interruptionReports() (jskv.WatchOption, <-chan error) {
+	reports := make(chan error, 1000)
+	return jskv.OnInterruption(func(err error) { reports <- err }), reports
+}
+
+func TestOnInterruptionTellsWhenTheWatcherIsOutOfTouchAndWhenItIsBack(t *testing.T) {
+	t.Parallel()
+	for _, what := range interruptions {
+		if what.like {
+			continue
+		}
+		t.Run(what.name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, jetstream.KeyValueConfig{})
+			s.fill(10, "v")
+			onChange, reports := interruptionReports()
+			r := record(t, "watcher", s.watch(onChange))
+			for i := range enough {
+				record(t, fmt.Sprint("single ", i), watch(t, s.Bucket, "k000001"))
+			}
+			onShared, sharedReports := interruptionReports()
+			record(t, "shared", watch(t, s.Bucket, "k000001", onShared))
+			r.until(10)
+			require.Empty(t, reports, "nothing has happened")
+			start := time.Now()
+			what.begin(s)
+			if what.end != nil {
+				require.Error(t, receive(t, reports))
+				require.Error(t, receive(t, sharedReports))
+				t.Logf("noticed after %v", time.Since(start))
+				require.Less(t, time.Since(start), 4*time.Second)
+				what.end(s)
+			} else {
+				require.Error(t, receive(t, reports))
+				require.Error(t, receive(t, sharedReports))
+			}
+			require.NoError(t, receive(t, reports))
+			require.NoError(t, receive(t, sharedReports))
+			s.again("k000001")
+			r.until(11)
+			require.Empty(t, reports, "reasons and nil take turns")
+			require.Empty(t, sharedReports)
+		})
+	}
+}
+
+func TestOnInterruptionIsToldNothingOfAStop(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	s.fill(10, "v")
+	onChange, reports := interruptionReports()
+	w := s.watch(onChange)
+	r := record(t, "watcher", w)
+	r.until(10)
+	w.Stop()
+	<-r.done
+	ctx, cancel := context.WithCancel(context.Background())
+	w, err := s.Watch(ctx, jskv.AllKeys, onChange)
+	require.NoError(t, err)
+	r = record(t, "watcher", w)
+	r.until(10)
+	cancel()
+	<-r.done
+	require.Empty(t, reports)
+}
+
+// The stock's ordered consumer deadlocks when it is stopped inside its error handler.
+func TestStopInsideOnInterruption(t *testing.T) {
+	t.Parallel()
+	for _, single := range []bool{false, true} {
+		for _, back := range []bool{false, true} {
+			t.Run(fmt.Sprintf("single key %v, when it is back %v", single, back), func(t *testing.T) {
+				t.Parallel()
+				s := newScene(t, jetstream.KeyValueConfig{})
+				s.fill(10, "v")
+				filter := jskv.AllKeys
+				if single {
+					filter = "k000001"
+					for range enough {
+						watch(t, s.Bucket, filter)
+					}
+				}
+				var w *jskv.Watcher[string]
+				stopped := make(chan struct{})
+				w = watch(t, s.Bucket, filter, jskv.OnInterruption(func(err error) {
+					if (err == nil) == back {
+						w.Stop()
+						w.Stop()
+						close(stopped)
+					}
+				}))
+				r := record(t, "watcher", w)
+				s.proxy.Reset()
+				receive(t, stopped)
+				receive(t, r.done)
+				_, err := r.events()
+				require.ErrorIs(t, err, jskv.ErrWatcherStopped)
+			})
+		}
+	}
+}
+
+func TestAnInterruptedWatcherThatNobodyReadsIsToldLater(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	onChange, reports := interruptionReports()
+	w := s.watch(onChange)
+	requireNothingNext(t, w)
+	jskvtest.DeleteConsumers(t, s.admin, "b")
+	s.again("a")
+	require.Equal(t, uint64(1), next(t, w).Revision)
+	require.Error(t, receive(t, reports), "by the time it has the entry it has been told")
+	require.NoError(t, receive(t, reports))
+}

@@ -1,0 +1,488 @@
+package jskv_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// transact must succeed. It returns how often fn ran.
+func transact[T any](t testing.TB, b *jskv.Bucket[T], fn func(tx *jskv.Tx[T]) error) (revision uint64, runs int) {
+	t.Helper()
+	revision, err := b.Transact(testContext(t), func(tx *jskv.Tx[T]) error {
+		runs++
+		return fn(tx)
+	})
+	require.NoError(t, err)
+	return revision, runs
+}
+
+// once does what it is given the first time that it is called.
+func once(do func()) func() {
+	done := false
+	return func() {
+		if !done {
+			done = true
+			do()
+		}
+	}
+}
+
+func TestTransactSeesItsOwnWrites(t *testing.T) {
+	t.Parallel()
+	b, _ := newBucket(t, jetstream.KeyValueConfig{History: 10}, jskv.WithTransactions())
+	old := mustPut(t, b, "old", "1")
+	mustPut(t, b, "gone", "2")
+	revision, _ := transact(t, b, func(tx *jskv.Tx[string]) error {
+		e, err := tx.Entry("old")
+		require.NoError(t, err)
+		require.Equal(t, old, e.Revision)
+		require.Equal(t, "1", e.Value)
+
+		tx.Put("old", "3")
+		tx.Put("new", "4")
+		tx.Delete("gone")
+		tx.Delete("never")
+		for key, want := range map[string]string{"old": "3", "new": "4"} {
+			e, err := tx.Entry(key)
+			require.NoError(t, err)
+			require.Equal(t, jskv.Entry[string]{Bucket: "b", Key: key, Value: want}, e)
+			value, err := tx.Get(key)
+			require.NoError(t, err)
+			require.Equal(t, want, value)
+		}
+		for _, key := range []string{"gone", "never"} {
+			_, err := tx.Get(key)
+			requireIs(t, err, jskv.ErrKeyNotFound)
+			requireNames(t, err, " b/"+key+": ")
+		}
+		got, err := tx.GetMany("new", "gone", "old", "old", "missing", "never")
+		require.NoError(t, err)
+		require.Len(t, got, 2)
+		require.Equal(t, "3", got["old"].Value)
+		require.Equal(t, "4", got["new"].Value)
+
+		tx.Put("gone", "5")
+		tx.Delete("new")
+		tx.Put("new", "6")
+		value, err := tx.Get("gone")
+		require.Equal(t, "5", value)
+		return err
+	})
+	require.Equal(t, lastRevision(t, b), revision)
+	require.EqualValues(t, 6, revision, "each key is stored once, with its last value")
+	for key, want := range map[string]string{"old": "Put 1, Put 3", "gone": "Put 2, Put 5", "new": "Put 6", "never": "Delete"} {
+		require.Equal(t, want, history(t, b, key))
+	}
+}
+
+func TestTransactStoresNothingWhenItsFunctionFails(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory, jskv.WithTransactions())
+	mustPut(t, b, "k", "v")
+	last := lastRevision(t, b)
+	for _, mine := range []error{errors.New("not today"), jskv.ErrRevisionMismatch, jskv.ErrKeyNotFound, context.Canceled, jskv.ErrOutcomeUnknown} {
+		runs := 0
+		revision, err := b.Transact(testContext(t), func(tx *jskv.Tx[string]) error {
+			runs++
+			_, err := tx.Get("k")
+			require.NoError(t, err)
+			tx.Put("k", "w")
+			tx.Put("other", "w")
+			return mine
+		})
+		require.True(t, err == mine, "%v", err)
+		require.Zero(t, revision)
+		require.Equal(t, 1, runs)
+	}
+	require.PanicsWithValue(t, "enough", func() {
+		_, _ = b.Transact(testContext(t), func(tx *jskv.Tx[string]) error {
+			tx.Put("k", "w")
+			tx.Put("other", "w")
+			panic("enough")
+		})
+	})
+	require.Equal(t, last, lastRevision(t, b))
+	requireNoBatchUnderWay(t, server.Conn())
+}
+
+func TestTransactThatOnlyReadsWritesNothing(t *testing.T) {
+	t.Parallel()
+	writer, server := newBucket(t, inMemory) // without transactions
+	keys := numbered(100)
+	store(t, writer, keys)
+	b, count := counted(t, server)
+	read := func(tx *jskv.Tx[string]) error {
+		got, err := tx.GetMany(keys...)
+		requireValued(t, got, keys)
+		value, err2 := tx.Get(keys[7])
+		require.Equal(t, "v of "+keys[7], value)
+		return errors.Join(err, err2)
+	}
+	require.Equal(t, 1, count(func() {
+		revision, _ := transact(t, b, read)
+		require.Zero(t, revision)
+	}), "one request")
+	require.Zero(t, count(func() {
+		revision, _ := transact(t, b, func(*jskv.Tx[string]) error { return nil })
+		require.Zero(t, revision)
+	}))
+	require.Equal(t, uint64(len(keys)), lastRevision(t, b))
+}
+
+func TestTransactWithOneWriteNeedsNoTransactions(t *testing.T) {
+	t.Parallel()
+	b, _ := newBucket(t, inMemory)
+	mustPut(t, b, "a", "1")
+	rival := once(func() { mustPut(t, b, "b", "2") })
+	revision, runs := transact(t, b, func(tx *jskv.Tx[string]) error {
+		got, err := tx.GetMany("a", "b", "c")
+		rival()
+		tx.Put("sum", strconv.Itoa(len(got)))
+		return err
+	})
+	require.Equal(t, 2, runs)
+	require.EqualValues(t, 3, revision)
+	require.Equal(t, "2", getMany(t, b, "sum")["sum"].Value)
+}
+
+// The view of an empty bucket was taken anew with every read: here half of a batch was seen.
+func TestTransactOnAnEmptyBucket(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	rival := once(func() { commit(t, b.NewBatch().Put("a", "1").Put("b", "1")) })
+	transact(t, b, func(tx *jskv.Tx[string]) error {
+		_, errA := tx.Get("a")
+		rival()
+		_, errB := tx.Get("b")
+		if errA == nil || errB == nil {
+			assert.NoError(t, errors.Join(errA, errB), "one without the other")
+		}
+		return nil
+	})
+	empty := newBank(t)
+	revision, _ := transact(t, empty, func(tx *jskv.Tx[string]) error {
+		got, err := tx.GetMany(numbered(20)...)
+		require.Empty(t, got)
+		tx.Put("first", "1")
+		tx.Put("second", "2")
+		return err
+	})
+	require.EqualValues(t, 2, revision)
+}
+
+// Each rival changes something that the transaction has read, before it commits.
+func TestTransactStartsOverWhenWhatItReadHasChanged(t *testing.T) {
+	t.Parallel()
+	few := numbered(2)
+	for name, test := range map[string]struct {
+		keys   []string
+		writes int
+	}{
+		"no more keys than writes":         {few, 6},
+		"more keys than writes":            {numbered(30), 2},
+		"more keys than one request reads": {numbered(2500), 2},
+	} {
+		keys := test.keys
+		for rivalry, act := range map[string]func(b *jskv.Bucket[string], ctx context.Context) error{
+			"a put": func(b *jskv.Bucket[string], ctx context.Context) error { _, err := b.Put(ctx, few[1], "r"); return err },
+			"a put, the same": func(b *jskv.Bucket[string], ctx context.Context) error {
+				_, err := b.Put(ctx, few[0], "v of "+few[0])
+				return err
+			},
+			"a delete": func(b *jskv.Bucket[string], ctx context.Context) error { _, err := b.Delete(ctx, few[0]); return err },
+			"a purge":  func(b *jskv.Bucket[string], ctx context.Context) error { _, err := b.Purge(ctx, few[1]); return err },
+			"a create": func(b *jskv.Bucket[string], ctx context.Context) error {
+				_, err := b.Create(ctx, "missing", "r")
+				return err
+			},
+			"of a written key": func(b *jskv.Bucket[string], ctx context.Context) error { _, err := b.Put(ctx, "w", "r"); return err },
+			"of a marker": func(b *jskv.Bucket[string], ctx context.Context) error {
+				_, err := b.Put(ctx, "deleted", "r")
+				return err
+			},
+		} {
+			t.Run(name+" and "+rivalry, func(t *testing.T) {
+				t.Parallel()
+				ctx := testContext(t)
+				b := newBank(t)
+				store(t, b, append(keys[:len(keys):len(keys)], "w"))
+				_, err := b.Delete(ctx, "deleted")
+				require.NoError(t, err)
+				rival := once(func() { require.NoError(t, act(b, ctx)) })
+				_, runs := transact(t, b, func(tx *jskv.Tx[string]) error {
+					_, err := tx.GetMany(append(keys[:len(keys):len(keys)], "w", "missing", "deleted")...)
+					rival()
+					tx.Put("w", "mine")
+					for i := range test.writes {
+						tx.Put(fmt.Sprint("x", i), "mine")
+					}
+					return err
+				})
+				require.Equal(t, 2, runs)
+				require.Equal(t, "mine", getMany(t, b, "w")["w"].Value)
+			})
+		}
+	}
+}
+
+func TestTransactIsNotDisturbedByWhatItHasNotRead(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	mustPut(t, b, "a", "1")
+	mustPut(t, b, "b", "2")
+	for _, blind := range []string{"b", "c"} {
+		_, runs := transact(t, b, func(tx *jskv.Tx[string]) error {
+			_, err := tx.Get("a")
+			mustPut(t, b, "other", "v")
+			mustPut(t, b, "b", "rival")
+			tx.Put("a", "3")
+			tx.Put(blind, "mine")
+			return err
+		})
+		require.Equal(t, 1, runs)
+		require.Equal(t, "mine", getMany(t, b, blind)[blind].Value)
+	}
+}
+
+func TestTransactStartsOverWhenItsViewIsGone(t *testing.T) {
+	t.Parallel()
+	for name, handle := range map[string]func(error) error{
+		"returned":                 func(err error) error { return err },
+		"swallowed":                func(error) error { return nil },
+		"taken for something else": func(err error) error { return errors.New("no such account") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBank(t)
+			commit(t, b.NewBatch().Put("a", "0").Put("b", "0"))
+			rival := once(func() { commit(t, b.NewBatch().Put("a", "1").Put("b", "1")) })
+			revision, runs := transact(t, b, func(tx *jskv.Tx[string]) error {
+				a, err := tx.Get("a")
+				require.NoError(t, err)
+				rival()
+				bb, err := tx.Get("b")
+				if err != nil {
+					require.NotErrorIs(t, err, jskv.ErrKeyNotFound)
+					_, again := tx.GetMany("a", "c")
+					require.Error(t, again, "there is no view any more")
+					tx.Put("c", "from a view that is gone")
+					return handle(err)
+				}
+				require.Equal(t, a, bb, "read skew")
+				tx.Put("c", a+bb)
+				return nil
+			})
+			require.Equal(t, 2, runs)
+			require.EqualValues(t, 5, revision)
+			require.Equal(t, "11", getMany(t, b, "c")["c"].Value)
+		})
+	}
+}
+
+func TestTransactEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	b := newBank(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	runs := 0
+	revision, err := b.Transact(ctx, func(tx *jskv.Tx[string]) error {
+		runs++
+		_, _ = tx.Get("k")
+		mustPut(t, b, "k", strconv.Itoa(runs)) // always faster
+		tx.Put("k", "never")
+		tx.Put("l", "never")
+		return nil
+	})
+	requireIs(t, err, context.DeadlineExceeded)
+	require.NotErrorIs(t, err, jskv.ErrRevisionMismatch, "a conflict is nothing that Transact returns")
+	var conflict *jskv.RevisionError
+	require.False(t, errors.As(err, &conflict))
+	requireNames(t, err, " b: ")
+	require.Zero(t, revision)
+	require.Greater(t, runs, 3, "it tried")
+	require.Equal(t, strconv.Itoa(runs), getMany(t, b, "k", "l")["k"].Value)
+
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, err = b.Transact(ended, func(*jskv.Tx[string]) error {
+		t.Error("fn was called though the context had ended")
+		return nil
+	})
+	requireIs(t, err, context.Canceled)
+	requireNames(t, err, " b: ")
+}
+
+func TestTransactRefusesAKeyThatIsNone(t *testing.T) {
+	t.Parallel()
+	_, server := newBucket(t, inMemory, jskv.WithTransactions())
+	b, count := counted(t, server)
+	for name, use := range map[string]func(tx *jskv.Tx[string]){
+		"Put":     func(tx *jskv.Tx[string]) { tx.Put("a b", "v") },
+		"Delete":  func(tx *jskv.Tx[string]) { tx.Delete("a b") },
+		"Get":     func(tx *jskv.Tx[string]) { _, _ = tx.Get("a b") },
+		"GetMany": func(tx *jskv.Tx[string]) { _, _ = tx.GetMany("ok", "a b") },
+	} {
+		runs := 0
+		require.Zero(t, count(func() {
+			_, err := b.Transact(testContext(t), func(tx *jskv.Tx[string]) error {
+				runs++
+				tx.Put("ok", "v")
+				use(tx)
+				return nil // it does not notice
+			})
+			require.ErrorIs(t, err, jskv.ErrInvalidKey, name)
+			requireNames(t, err, ` b: `, `"a b"`)
+		}))
+		require.Equal(t, 1, runs)
+	}
+	odd := jskv.As(b, jskv.Codec[int](evenOnly{jskv.JSON[int]()}))
+	_, err := odd.Transact(testContext(t), func(tx *jskv.Tx[int]) error {
+		tx.Put("two", 2)
+		tx.Put("three", 3)
+		return nil
+	})
+	requireIs(t, err, errOdd)
+	requireNames(t, err, " b/three: ")
+	require.Zero(t, lastRevision(t, b))
+}
+
+func TestTransactLeavesItToItsFunctionWhatDoesNotDecode(t *testing.T) {
+	t.Parallel()
+	text := newBank(t)
+	b := jskv.As(text, jskv.JSON[int]())
+	mustPut(t, text, "one", "1")
+	bad := mustPut(t, text, "bad", "no number")
+	rival := once(func() { mustPut(t, text, "bad", "still none") })
+	var undecoded *jskv.DecodeError
+	_, runs := transact(t, b, func(tx *jskv.Tx[int]) error {
+		e, err := tx.Entry("bad")
+		require.ErrorAs(t, err, &undecoded)
+		require.GreaterOrEqual(t, e.Revision, bad)
+		got, err := tx.GetMany("one", "bad")
+		require.ErrorAs(t, err, &undecoded)
+		require.Len(t, got, 1)
+		rival()
+		tx.Put("bad", 0) // repaired
+		tx.Put("repairs", 1)
+		return nil
+	})
+	require.Equal(t, 2, runs, "it depends on what it could not read")
+	require.Equal(t, "still none", string(undecoded.Data))
+	require.Equal(t, 0, getMany(t, b, "bad")["bad"].Value)
+	_, err := b.Transact(testContext(t), func(tx *jskv.Tx[int]) error {
+		mustPut(t, text, "bad", "none again")
+		_, err := tx.Get("bad")
+		return err
+	})
+	require.ErrorAs(t, err, &undecoded)
+}
+
+func TestTransactIsNotRepeatedWhenItMayHaveHappened(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openBucket(t, hasty(t, proxy.Conn(), 300*time.Millisecond))
+	lost := proxy.CutOn(jskvtest.ToClient, `"seq":2`)
+	runs := 0
+	_, err := b.Transact(context.Background(), func(tx *jskv.Tx[string]) error {
+		runs++
+		tx.Put("a", "1")
+		tx.Put("b", "1")
+		return nil
+	})
+	<-lost
+	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	requireNames(t, err, " b: ")
+	require.Equal(t, 1, runs)
+	require.Len(t, getMany(t, direct, "a", "b"), 2)
+}
+
+// Each of eight writers wants the same key, and none may be left behind for ever.
+func TestTransactLetsEveryWriterOfOneKeyProgress(t *testing.T) {
+	t.Parallel()
+	const workers, each = 8, 25
+	text, server := newBucket(t, inMemory, jskv.WithTransactions())
+	runs := make([]int, workers)
+	var group sync.WaitGroup
+	for i := range workers {
+		b := jskv.As(openBucket(t, server.JetStream()), jskv.JSON[int]())
+		group.Go(func() {
+			for range each {
+				_, err := b.Transact(testContext(t), func(tx *jskv.Tx[int]) error {
+					runs[i]++
+					n, err := tx.Get("n")
+					if err != nil && !errors.Is(err, jskv.ErrKeyNotFound) {
+						return err
+					}
+					tx.Put("n", n+1)
+					tx.Put(fmt.Sprint("worker.", i), n+1)
+					return nil
+				})
+				if err != nil {
+					t.Error(i, err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	b := jskv.As(text, jskv.JSON[int]())
+	require.Equal(t, workers*each, getMany(t, b, "n")["n"].Value)
+	for i, n := range runs {
+		require.Less(t, n, 60*each, "worker %d of %v", i, runs)
+	}
+}
+
+func TestTransactThroughAMirror(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	_, server := newBucket(t, inMemory, jskv.WithTransactions())
+	js := server.JetStream()
+	_, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: "copy", Storage: jetstream.MemoryStorage, Mirror: &jetstream.StreamSource{Name: "KV_b"},
+	})
+	require.NoError(t, err)
+	mirror, err := jskv.OpenBucket(ctx, js, "copy", jskv.String())
+	require.NoError(t, err)
+	b := jskv.As(mirror, jskv.JSON[int]())
+	for i := range 50 {
+		transact(t, b, func(tx *jskv.Tx[int]) error {
+			got, err := tx.GetMany("a", "b")
+			require.Equal(t, i, got["a"].Value)
+			require.Equal(t, -i, got["b"].Value)
+			tx.Put("a", got["a"].Value+1)
+			tx.Put("b", got["b"].Value-1)
+			return err
+		})
+	}
+}
+
+func TestTransactOnAStreamWithoutDirectGets(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory, jskv.WithTransactions())
+	setConfig(t, server.JetStream(), "KV_b", map[string]any{"allow_direct": false})
+	numbers := jskv.As(b, jskv.JSON[int]())
+	other := jskv.As(openBucket(t, server.JetStream()), jskv.JSON[int]())
+	for _, handle := range []*jskv.Bucket[int]{numbers, numbers, other, numbers} { // other had not seen those
+		transact(t, handle, func(tx *jskv.Tx[int]) error {
+			got, err := tx.GetMany("a", "b")
+			tx.Put("a", got["a"].Value+1)
+			tx.Put("b", got["b"].Value+1)
+			return err
+		})
+	}
+	require.Equal(t, 4, getMany(t, numbers, "a", "b")["b"].Value)
+}
