@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -68,6 +69,16 @@ func TestReadsHaveTheHandlesWritesThroughMirrors(t *testing.T) {
 	sessions(t, all, *duration/4, 5, 20)
 	writeLoad(t, server.JetStream())
 	sessions(t, all, *duration/4, 10, 20)
+
+	// The first read of a handle cannot know yet that there are mirrors.
+	var found findings
+	for range 40 {
+		b := openBucket(t, server.JetStream())
+		revision := mustPut(t, b, "k", "v")
+		e, err := b.Entry(testContext(t), "k")
+		found.check(err == nil && e.Revision == revision, "first read: %d, not %d, %v", e.Revision, revision, err)
+	}
+	found.requireNone(t, 40)
 }
 
 // The mirror has come as far as its origin, and lacks what it was not to mirror.
@@ -95,7 +106,8 @@ func TestAMirrorOfAPartIsNotTakenForTheWhole(t *testing.T) {
 	found.requireNone(t, 400)
 }
 
-// Its configuration said one replica when the handle was opened.
+// Its configuration said one replica when the handle was opened, and it does nothing that would
+// tell it of more.
 func TestAHandleNoticesThatItsBucketGotReplicas(t *testing.T) {
 	t.Parallel()
 	cluster := jskvtest.NewCluster(t, 3)
@@ -103,13 +115,30 @@ func TestAHandleNoticesThatItsBucketGotReplicas(t *testing.T) {
 	createBucket(t, js, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
 	cluster.WaitCurrent("b")
 	all := handles(t, cluster, 3)
+	kv := stockBucket(t, cluster.Server(cluster.Leader("b")).JetStream())
 	for _, b := range all {
 		mustPut(t, b, "k", "v")
 	}
 	setConfig(t, js, "KV_b", map[string]any{"num_replicas": 3})
 	cluster.WaitCurrent("b")
 	writeLoad(t, cluster.JetStream())
-	sessions(t, all, *duration, 0, 50) // a list would ask for the configuration
+	// A replica answers some time after it is there: the stock client tells when.
+	stale, ctx := 0, testContext(t)
+	for begun := time.Now(); stale < 10; {
+		require.Less(t, time.Since(begun), 20*time.Second, "no replica lags")
+		revision, err := kv.PutString(ctx, "stock", "v")
+		require.NoError(t, err)
+		e, err := kv.Get(ctx, "stock")
+		if err != nil || e.Revision() < revision {
+			stale++
+		}
+		for i, b := range all {
+			revision := mustPut(t, b, "k", "v")
+			e, err := b.Entry(ctx, "k")
+			require.NoError(t, err)
+			require.GreaterOrEqual(t, e.Revision, revision, "handle %d", i)
+		}
+	}
 }
 
 // One process tells another the revision that it was acknowledged for; or asks the leader; or reads
@@ -145,6 +174,43 @@ func TestWritesOfAnotherHandleCanBeAskedFor(t *testing.T) {
 		}
 	}
 	found.requireNone(t, 18)
+}
+
+// The readers write nothing, so nothing but what they have read tells them what is old.
+func TestReadsOfAHandleNeverGoBack(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	writeLoad(t, cluster.JetStream())
+	all := handles(t, cluster, 7)
+	writer, readers := all[6], all[:6]
+	ctx, cancel := context.WithTimeout(context.Background(), *duration)
+	defer cancel()
+	var (
+		found findings
+		group sync.WaitGroup
+	)
+	group.Go(func() {
+		for ctx.Err() == nil {
+			_, err := writer.Put(testContext(t), "k", "v")
+			found.check(err == nil, "Put: %v", err)
+		}
+	})
+	for i, b := range readers {
+		group.Go(func() {
+			revision := uint64(0)
+			for n := 0; ctx.Err() == nil; n++ {
+				var options []jskv.ReadOption
+				if i%2 == 1 && n%10 == 0 {
+					options = append(options, jskv.FromLeader())
+				}
+				e, err := b.Entry(testContext(t), "k", options...)
+				found.check(e.Revision >= revision, "reader %d: %d after %d, %v", i, e.Revision, revision, err)
+				revision = max(revision, e.Revision)
+			}
+		})
+	}
+	group.Wait()
+	found.requireNone(t, 100)
 }
 
 // A view of the handle through another type shares what it was acknowledged for; a handle opened
@@ -248,7 +314,7 @@ func (c *splitCluster) leaders() (all []int) {
 // what this package knows to be newer, is never affected.
 func TestADeposedLeaderThatDoesNotKnowIt(t *testing.T) {
 	t.Parallel()
-	const patience = 200 * time.Millisecond
+	const patience = 100 * time.Millisecond
 	cluster := newSplitCluster(t)
 	js := firstOf(t, cluster.servers[0].ClientURL())
 	createBucket(t, js, jetstream.KeyValueConfig{Replicas: 3})
@@ -267,7 +333,8 @@ func TestADeposedLeaderThatDoesNotKnowIt(t *testing.T) {
 	eventually(t, func() bool { return len(cluster.leaders()) == 2 }, "the others elect another leader")
 	elected := slices.DeleteFunc(cluster.leaders(), func(i int) bool { return i == deposed })[0]
 	proxy := jskvtest.NewProxy(t, cluster.servers[elected].ClientURL())
-	here := openBucket(t, firstOf(t, proxy.URL(), cluster.servers[deposed].ClientURL()))
+	js = firstOf(t, proxy.URL(), cluster.servers[deposed].ClientURL())
+	here := openBucket(t, js)
 	newest := mustPut(t, here, "k", "new")
 	require.Greater(t, newest, old)
 	require.Len(t, cluster.leaders(), 2, "while the first still believes to lead")
@@ -289,21 +356,24 @@ func TestADeposedLeaderThatDoesNotKnowIt(t *testing.T) {
 		err = briefly(func(ctx context.Context) error { return second(there.Entry(ctx, "k", options...)) })
 		require.ErrorIs(t, err, context.DeadlineExceeded, name)
 	}
-	err = briefly(func(ctx context.Context) error { return second(there.Put(ctx, "k", "lost")) })
+	err = briefly(func(ctx context.Context) error { return second(there.Put(ctx, "lost", "v")) })
 	requireIs(t, err, jskv.ErrOutcomeUnknown, context.DeadlineExceeded)
 
 	// The handle that wrote is thrown back to the deposed leader.
 	proxy.Refuse()
 	proxy.Cut()
-	for _, read := range []func(ctx context.Context) error{
+	eventually(t, func() bool {
+		return js.Conn().IsConnected() && js.Conn().ConnectedServerName() == cluster.servers[deposed].Name()
+	}, "the client has found the other server")
+	for _, call := range []func(ctx context.Context) error{
+		func(ctx context.Context) error { return second(here.Update(ctx, "k", "newer", newest)) },
 		func(ctx context.Context) error { return second(here.Entry(ctx, "k")) },
 		func(ctx context.Context) error { return second(here.GetMany(ctx, "k", "own")) },
 		func(ctx context.Context) error { return last(here.Keys(ctx)) },
 		func(ctx context.Context) error { return last(here.Entries(ctx)) },
 		func(ctx context.Context) error { return last(here.History(ctx, "k")) },
-		func(ctx context.Context) error { return second(here.Update(ctx, "k", "newer", newest)) },
 	} {
-		err := briefly(read)
+		err := briefly(call)
 		require.Error(t, err, "no answer, rather than an old one")
 		require.NotErrorIs(t, err, jskv.ErrKeyNotFound)
 		require.NotErrorIs(t, err, jskv.ErrRevisionMismatch)
@@ -324,9 +394,10 @@ func TestADeposedLeaderThatDoesNotKnowIt(t *testing.T) {
 			found.check(err != nil || e.Revision == newest, "%s: revision %d, not %d", name, e.Revision, newest)
 		}
 	}
-	found.requireNone(t, 2)
+	found.requireNone(t, 0)
 	e, err = there.Entry(testContext(t), "k", jskv.AtLeast(newest))
 	require.NoError(t, err)
 	require.Equal(t, newest, e.Revision)
-	require.Equal(t, "new", e.Value, "what was not acknowledged is gone")
+	_, err = here.Entry(testContext(t), "lost", jskv.FromLeader())
+	require.ErrorIs(t, err, jskv.ErrKeyNotFound, "what was not acknowledged is gone")
 }

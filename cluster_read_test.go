@@ -114,25 +114,21 @@ func TestDeliveryGoesOnSoonWhenTheServerThatHostsTheConsumerDies(t *testing.T) {
 	t.Parallel()
 	r := newClusterReading(t, jetstream.KeyValueConfig{History: 64})
 	first := r.surely("first", "v")
+	seen := map[string]bool{}
 	probe := r.watch()
-	next(t, probe)
-	host := r.cluster.ConsumerLeader("b", r.consumers()[0])
+	host := r.cluster.ConsumerLeader("b", r.newConsumer(seen))
 	probe.Stop()
 
-	// All the readers are on servers that go on, and their consumers on one that does not: they
-	// are begun until that is so.
+	// All the readers are on servers that go on, and the consumer of one on the server that does
+	// not: more are begun until that is so.
 	r.readThrough(r.cluster.ConnTo((host + 1) % 3))
 	r.admin = r.cluster.Server((host + 2) % 3).JetStream()
 	var hosted []*recorder
-	require.Eventually(t, func() bool {
-		w := r.watch(jskv.UpdatesOnly())
-		names := r.consumers()
-		if len(names) != len(hosted)+1 {
-			return false
-		}
-		hosted = append(hosted, record(t, "updates only", w))
-		return slices.ContainsFunc(names, func(name string) bool { return r.cluster.ConsumerLeader("b", name) == host })
-	}, soon, tick)
+	for found := false; !found; {
+		require.Less(t, len(hosted), 50, "no consumer is made on server %d", host)
+		hosted = append(hosted, record(t, "updates only", r.watch(jskv.UpdatesOnly())))
+		found = r.cluster.ConsumerLeader("b", r.newConsumer(seen)) == host
+	}
 	plain := record(t, "plain", r.watch())
 	plain.until(first)
 
@@ -151,16 +147,24 @@ func TestDeliveryGoesOnSoonWhenTheServerThatHostsTheConsumerDies(t *testing.T) {
 	plain.requireExactly(1, revision)
 }
 
-// consumers are the names of the bucket's consumers.
-func (r *clusterReading) consumers() []string {
+// newConsumer is the name of a consumer of the bucket that is not in seen, and puts it there.
+func (r *clusterReading) newConsumer(seen map[string]bool) string {
 	r.t.Helper()
-	stream, err := r.admin.Stream(testContext(r.t), "KV_b")
-	require.NoError(r.t, err)
-	var names []string
-	for name := range stream.ConsumerNames(testContext(r.t)).Name() {
-		names = append(names, name)
-	}
-	return names
+	var found string
+	require.Eventually(r.t, func() bool {
+		stream, err := r.admin.Stream(testContext(r.t), "KV_b")
+		if err != nil {
+			return false
+		}
+		for name := range stream.ConsumerNames(testContext(r.t)).Name() {
+			if !seen[name] {
+				found = name
+			}
+		}
+		return found != ""
+	}, soon, tick)
+	seen[found] = true
+	return found
 }
 
 func TestNothingIsLostWhenTheClientsServerGoesAndComes(t *testing.T) {

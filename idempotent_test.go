@@ -193,6 +193,9 @@ func TestAWriteWhoseAnswerIsLostIsNotRepeatedUnasked(t *testing.T) {
 			require.NotErrorIs(t, l.err, jskv.ErrRevisionMismatch)
 			require.NotErrorIs(t, l.err, jskv.ErrKeyExists)
 			require.Equal(t, l.after, history(t, near, l.key))
+			e, _ := near.Entry(testContext(t), l.key)
+			require.Equal(t, l.made, e.Revision)
+			require.NotContains(t, e.Header, jetstream.MsgIDHeader, "nobody asked for it")
 		}
 		require.Equal(t, stored, lastRevision(t, near))
 	})
@@ -301,6 +304,25 @@ func TestAnIdempotentWriteIsUnknownWhenItsTimeIsUp(t *testing.T) {
 		require.Zero(t, revision)
 		require.False(t, jskv.SafeToRetry(err))
 		require.EqualValues(t, 1, lastRevision(t, near), "it was sent twice, and stored once")
+	})
+}
+
+// Several attempts are on their way at once.
+func TestAnIdempotentWriteThatIsLateIsStoredOnce(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		proxy := jskvtest.NewProxy(t, url)
+		far := openIdempotent(t, firstOf(t, proxy.URL()))
+		proxy.Stall(jskvtest.ToServer)
+		time.AfterFunc(2500*time.Millisecond, proxy.Heal)
+		revision, err := far.Put(testContext(t), "k", "v")
+		require.NoError(t, err)
+		require.EqualValues(t, 1, revision)
+		// On the same connection, so that everything before it has come.
+		revision, err = far.Put(testContext(t), "last", "v")
+		require.NoError(t, err)
+		require.EqualValues(t, 2, revision)
+		require.EqualValues(t, 2, lastRevision(t, near))
 	})
 }
 

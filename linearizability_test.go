@@ -320,7 +320,7 @@ func TestABucketIsLinearizableThroughFaults(t *testing.T) {
 	clients := make([]*client, 8)
 	for i := range clients {
 		clients[i] = &client{
-			findings: &found, id: i, b: net.open(t, i), patience: time.Second, begun: begun,
+			findings: &found, id: i, b: net.open(t, i), patience: time.Duration(1+i%2*3) * time.Second, begun: begun,
 			rng: rand.New(rand.NewPCG(from, uint64(i)+1)), newest: map[string]uint64{},
 		}
 	}

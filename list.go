@@ -14,6 +14,10 @@ import (
 // Filters are NATS subject patterns over keys ("sue.*", "sue.>"); none means every key. They may
 // overlap; one that is no pattern over keys gives ErrInvalidFilter.
 //
+// On a replicated bucket, a list that one request cannot return (1024 keys, 256 KB) may be held in
+// memory until it is whole, where the server that lists is not the stream's leader: its beginning
+// would be older than what this handle was acknowledged for.
+//
 // A sequence of this package that ends without an error was complete; a non-nil error is the
 // last pair. Nothing is sent before the first step, breaking out releases everything, and a
 // sequence can be ranged over again. Where ctx has no deadline, a server that does not answer

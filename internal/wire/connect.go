@@ -96,6 +96,11 @@ func (r *Reader) connect(ctx context.Context) error {
 		}
 	}
 	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info)
+	if err == nil && r.cfg.Unique && r.b.shared() {
+		// The server that told the target has it. Another may come to it only while it delivers,
+		// and deliver a key before its newest revision of then, and after.
+		r.hold = info.Cluster == nil || r.consumer.host != info.Cluster.Leader
+	}
 	if err == nil && r.consumer.empty {
 		r.snapshot = false
 	}

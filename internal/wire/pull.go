@@ -51,6 +51,7 @@ const (
 type consumer struct {
 	b        *Bucket
 	name     string
+	host     string // the server that it is on, in a cluster
 	inbox    string // prefix of the pulls' reply subjects
 	sub      *nats.Subscription
 	delivery chan *nats.Msg
@@ -99,6 +100,9 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 	pending := made.CachedInfo().NumPending
 	c.probing = c.skipping && pending == 0
 	c.pending, c.limits = pending, made.CachedInfo().Config
+	if cluster := made.CachedInfo().Cluster; cluster != nil {
+		c.host = cluster.Leader
+	}
 	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
 	if average := info.State.Bytes / max(info.State.Msgs, 1); c.skipping && average > 0 {
 		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))

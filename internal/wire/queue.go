@@ -1,5 +1,7 @@
 package wire
 
+import "slices"
+
 // compact drops from a snapshot that has been received whole what was replaced while it was.
 func (r *Reader) compact() {
 	newest := make(map[string]uint64, len(r.queue))
@@ -22,6 +24,12 @@ func (r *Reader) compact() {
 // pop takes the oldest message received. Within the snapshot the last one is held back until
 // it is known whether another follows: whoever gets it may then ask Synced.
 func (r *Reader) pop() (Message, bool) {
+	if r.hold {
+		if r.snapshot && r.cursor < r.target && r.failed == nil {
+			return Message{}, false
+		}
+		r.let()
+	}
 	waiting := len(r.queue) - r.head
 	if waiting == 0 || waiting == 1 && r.snapshot && r.failed == nil {
 		return Message{}, false
@@ -37,6 +45,15 @@ func (r *Reader) pop() (Message, bool) {
 	}
 	r.settle()
 	return m, true
+}
+
+// let hands over what was held back: of each key the newest, once.
+func (r *Reader) let() {
+	r.hold = false
+	r.queue = append([]Message(nil), r.queue[r.head:]...)
+	r.head = 0
+	r.compact()
+	r.queue = slices.DeleteFunc(r.queue, func(m Message) bool { return !r.unique.first(m.Key, true) })
 }
 
 // slot makes room for a message at the end of the queue.

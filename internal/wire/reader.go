@@ -95,6 +95,7 @@ type Reader struct {
 	queue    []Message // received and not handed out
 	head     int
 	unique   uniqueKeys
+	hold     bool    // with Unique: what comes may be older than what the target has
 	notices  []error // for OnChange
 	lost     error   // why the reader is out of touch, nil while it is not
 	failed   error   // why it ended
@@ -339,12 +340,7 @@ func (r *Reader) accept(m *Message) bool {
 	case r.match != nil && !matchAny(r.match, m.Key):
 		return false
 	}
-	if !r.cfg.Unique {
-		return true
-	}
-	// A replica may be behind the target when it begins, and deliver a key on both sides of what it
-	// then applies.
-	return r.unique.first(m.Key, m.Sequence > r.target || r.b.shared())
+	return !r.cfg.Unique || r.hold || r.unique.first(m.Key, m.Sequence > r.target)
 }
 
 // status takes a message that the server sent about a pull, not from the stream.
