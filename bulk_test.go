@@ -223,6 +223,41 @@ func TestGetManyIsOneMomentOfTheBucket(t *testing.T) {
 	<-written
 }
 
+// When none of the keys was there they were read again, but one by one.
+func TestGetManyOfKeysThatAreBeingWritten(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b, server := newBucket(t, inMemory, jskv.WithTransactions())
+	reader := openBucket(t, server.JetStream())
+	for round := range 100 {
+		keys := numbered(10)
+		for i := range keys {
+			keys[i] = fmt.Sprintf("%d.%s", round, keys[i])
+		}
+		written := make(chan error)
+		go func() {
+			var err error
+			for n := 0; n < 10 && err == nil; n++ {
+				batch := b.NewBatch()
+				for _, key := range keys {
+					batch.Put(key, strconv.Itoa(n))
+				}
+				_, err = batch.Commit(ctx)
+			}
+			written <- err
+		}()
+		for last := ""; last != "9"; {
+			got := getMany(t, reader, keys...)
+			last = got[keys[0]].Value
+			for _, e := range got {
+				require.Equal(t, last, e.Value, "half of a batch")
+				require.Len(t, got, len(keys))
+			}
+		}
+		require.NoError(t, <-written)
+	}
+}
+
 // A server holds no more than its max_pending (64 MB by default) for a client that is slow to
 // read, and cuts the connection behind it; left to itself it answers with as much as that.
 func TestGetManyReadsWhatExceedsOneAnswer(t *testing.T) {

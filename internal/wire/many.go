@@ -73,8 +73,15 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 			a, err = b.anchored(ctx, keys)
 		}
 		switch {
-		case errors.Is(err, errNoDirect), errors.Is(err, errAnchorGone):
+		case errors.Is(err, errNoDirect):
 			return b.viewByReader(ctx, keys)
+		case errors.Is(err, errAnchorGone):
+			// The reader, which reads one after the other, can confirm that there are none. What it
+			// finds is there for the next attempt.
+			found, upTo, err := b.viewByReader(ctx, keys)
+			if len(found) == 0 || err != nil {
+				return nil, upTo, err
+			}
 		case err != nil && !errors.Is(err, errTooManyMatches):
 			return nil, 0, err
 		case err == nil && a.upTo >= seen:
@@ -157,9 +164,7 @@ func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 	}
 	anchor, err := b.stored(ctx, map[string]any{"seq": info.State.LastSeq})
 	if errors.Is(err, ErrKeyNotFound) {
-		// It was purged, or has expired: confirmed one by one, then.
-		found, _, err := b.viewByReader(ctx, keys)
-		return answer{found: found, upTo: info.State.LastSeq, whole: true, own: true}, err
+		return none, errAnchorGone // overwritten, purged, or expired
 	}
 	if err != nil {
 		return none, err
