@@ -32,7 +32,10 @@ func (b *Bucket[T]) Transact(ctx context.Context, fn func(tx *Tx[T]) error) (uin
 		switch {
 		case tx.err != nil:
 			// A read failed; fn may have taken that for something else.
-			if err = tx.err; !wire.Moved(err) {
+			if err = tx.err; ctx.Err() != nil {
+				return 0, b.failed(op, "", ctx.Err())
+			}
+			if !wire.Moved(err) {
 				return 0, err
 			}
 		case err != nil:
