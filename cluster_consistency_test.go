@@ -313,6 +313,7 @@ func (c *splitCluster) leaders() (all []int) {
 // one. What it answers is old, and there is no way to ask whether it is; what it acknowledges, and
 // what this package knows to be newer, is never affected.
 func TestADeposedLeaderThatDoesNotKnowIt(t *testing.T) {
+	needsTrouble(t)
 	t.Parallel()
 	const patience = 100 * time.Millisecond
 	cluster := newSplitCluster(t)

@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"context"
+	"flag"
 	"testing"
 	"time"
 
@@ -12,6 +13,17 @@ import (
 	"github.com/seed646b090f/jskv"
 	"github.com/seed646b090f/jskv/jskvtest"
 )
+
+// trouble is for tests whose course depends on elections and on what a server loses without a word:
+// they are right on an idle machine, and no gate for others.
+var trouble = flag.Bool("trouble", false, "also run the tests that depend on elections after partitions")
+
+func needsTrouble(t *testing.T) {
+	t.Helper()
+	if !*trouble {
+		t.Skip("needs -trouble")
+	}
+}
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)

@@ -131,6 +131,7 @@ func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, 
 			return err
 		}
 	}
+	begun := time.Now()
 	for attempt := 1; ; attempt++ {
 		msg, err := c.ask(ctx, prefix+subject, data)
 		switch {
@@ -147,9 +148,10 @@ func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, 
 				return err
 			}
 		}
-		// A server that has just started, or a group without a leader.
+		// A server that has just started, or a group without a leader, which takes seconds to elect.
 		const attempts = 4
-		if attempt == attempts || pause(ctx, noRespondersPause) != nil {
+		nobody := errors.Is(err, nats.ErrNoResponders) && attempt == attempts
+		if nobody || time.Since(begun) > c.timeout || pause(ctx, noRespondersPause) != nil {
 			return err
 		}
 	}
