@@ -31,6 +31,7 @@ type Bucket struct {
 	rules    atomic.Pointer[facts] // of the one that takes the writes, nil while not known
 	high     atomic.Uint64         // the highest revision that this handle has been acknowledged for
 	mirrored atomic.Bool           // a mirror has answered a direct get for this stream
+	large    atomic.Int64          // until then, in Unix nanoseconds, the bucket is too large to list by one request
 	born     atomic.Int64          // creation time of the stream that takes the writes, which high belongs to
 }
 

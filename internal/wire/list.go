@@ -11,6 +11,9 @@ import (
 // listBytes bounds what a listing takes by one direct request; past it a consumer is cheaper.
 const listBytes = 256 << 10
 
+// largeFor is how long a bucket counts as too large for that once it was.
+const largeFor = 10 * time.Second
+
 // List hands the newest revision of every live key to yield, each key once, until yield returns
 // false. It ends without an error only when the list is whole.
 func (b *Bucket) List(ctx context.Context, filters []string, keysOnly bool, yield func(*Message) bool) error {
@@ -39,7 +42,8 @@ func (b *Bucket) List(ctx context.Context, filters []string, keysOnly bool, yiel
 // that, when the stream allows no direct gets, or when whoever answered has not come as far as
 // the stream's leader.
 func (b *Bucket) listDirect(ctx context.Context, filters []string) (found []Message, done bool, err error) {
-	if !b.facts.Load().direct {
+	all := len(filters) == 0
+	if !b.facts.Load().direct || all && time.Now().UnixNano() < b.large.Load() {
 		return nil, false, nil
 	}
 	folded, exact := FoldFilters(filters)
@@ -60,6 +64,10 @@ func (b *Bucket) listDirect(ctx context.Context, filters []string) (found []Mess
 	}
 	a, err := b.lastOf(ctx, subjects, listBytes)
 	switch {
+	case all && (errors.Is(err, errTooManyMatches) || err == nil && !a.whole):
+		// The refusal costs the server a twentieth of the listing that follows.
+		b.large.Store(time.Now().Add(largeFor).UnixNano())
+		return nil, false, nil
 	case errors.Is(err, errTooManyMatches), errors.Is(err, errNoDirect), errors.Is(err, ErrKeyNotFound):
 		// An answer that nothing was found does not tell whose it is.
 		return nil, false, nil
