@@ -12,7 +12,14 @@ import (
 
 // reconnect tries to make another consumer, once.
 func (r *Reader) reconnect(ctx context.Context) error {
-	both, cancel := context.WithCancel(ctx)
+	const mostCut = 3
+	both, cancel := ctx, context.CancelFunc(nil)
+	if r.cut < mostCut {
+		both, cancel = context.WithCancel(ctx)
+	} else {
+		// Whoever calls with so little time each time would never get anywhere.
+		both, cancel = context.WithTimeout(context.WithoutCancel(ctx), firstPatience)
+	}
 	defer cancel()
 	defer context.AfterFunc(r.life, cancel)()
 	if r.losses++; r.losses > 1 && r.backoff.Wait(both) != nil {
@@ -24,7 +31,11 @@ func (r *Reader) reconnect(ctx context.Context) error {
 	}
 	err := r.attempt(both)
 	if err == nil {
+		r.cut = 0
 		return nil
+	}
+	if ctx.Err() != nil {
+		r.cut++
 	}
 	if ended := r.ended(ctx); ended != nil {
 		return ended

@@ -40,7 +40,7 @@ const (
 
 	// closeTimeout is how long the end of a reader waits for the server to confirm that its
 	// consumer is gone.
-	closeTimeout = firstPatience
+	closeTimeout = attemptTimeout
 
 	// statusRoom is what a subscription holds beside messages: heartbeats and ends of pulls.
 	statusRoom = 512

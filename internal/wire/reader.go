@@ -102,6 +102,7 @@ type Reader struct {
 
 	consumer *consumer
 	attempts int       // to connect, since the last that succeeded
+	cut      int       // attempts that the caller's context has cut short
 	losses   int       // of consumers and attempts, since something came
 	taken    int       // messages received
 	behind   time.Time // since when the stream has less than it had
