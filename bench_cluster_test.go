@@ -145,6 +145,7 @@ func replicated(b *testing.B, n int, run func(b *testing.B, js jetstream.JetStre
 	for i := range n {
 		mustPut(b, bucket, benchKey(i), benchValue)
 	}
+	wait(testContext(b), 2500*time.Millisecond) // until all three answer direct gets
 	for i, url := range urls {
 		info, err := bucket.Stream().Info(testContext(b))
 		require.NoError(b, err)

@@ -32,13 +32,29 @@ func atOnce(all []*jskv.Bucket[string], n int, do func(b *jskv.Bucket[string], i
 	return errs
 }
 
-func TestOf64RacingUpdatesExactlyOneWins(t *testing.T) {
+func TestConflictsOnReplicas(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
-	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{})
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{History: 3})
+	waitForReplicas(t, cluster)
 	all := handles(t, cluster, 6)
+	for name, test := range map[string]func(*testing.T, []*jskv.Bucket[string]){
+		"of 64 racing updates exactly one wins":               racingUpdates,
+		"writers of their own keys never conflict":            ownKeys,
+		"of racing creates on a deleted key exactly one wins": racingCreates,
+		"Modify counts every increment once":                  increments,
+		"a conflict tells the actual revision":                actualRevisions,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, all) })
+	}
+	writeLoad(t, cluster.JetStream())
+	t.Run("and under load", func(t *testing.T) { actualRevisions(t, all) })
+}
+
+func racingUpdates(t *testing.T, all []*jskv.Bucket[string]) {
+	ctx := testContext(t)
+	b := all[0]
 	for round := range 8 {
-		key := fmt.Sprint("k", round)
+		key := fmt.Sprint("update", round)
 		first := mustPut(t, b, key, "first")
 		revisions := make([]uint64, 64)
 		errs := atOnce(all, len(revisions), func(b *jskv.Bucket[string], i int) (err error) {
@@ -65,11 +81,9 @@ func TestOf64RacingUpdatesExactlyOneWins(t *testing.T) {
 	}
 }
 
-func TestWritersOfTheirOwnKeysNeverConflict(t *testing.T) {
-	t.Parallel()
+func ownKeys(t *testing.T, all []*jskv.Bucket[string]) {
 	ctx := testContext(t)
-	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{History: 3})
-	for _, err := range atOnce(handles(t, cluster, 3), 16, func(b *jskv.Bucket[string], i int) error {
+	for _, err := range atOnce(all, 16, func(b *jskv.Bucket[string], i int) error {
 		key := fmt.Sprint("own", i)
 		for range 8 {
 			revision, err := b.Create(ctx, key, "v")
@@ -91,13 +105,11 @@ func TestWritersOfTheirOwnKeysNeverConflict(t *testing.T) {
 	}
 }
 
-func TestOfRacingCreatesOnADeletedKeyExactlyOneWins(t *testing.T) {
-	t.Parallel()
+func racingCreates(t *testing.T, all []*jskv.Bucket[string]) {
 	ctx := testContext(t)
-	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{})
-	all := handles(t, cluster, 6)
+	b := all[0]
 	for round := range 30 {
-		key := fmt.Sprint("k", round%3)
+		key := fmt.Sprint("create", round%3)
 		_, err := b.Delete(ctx, key)
 		require.NoError(t, err)
 		winner := -1
@@ -118,13 +130,11 @@ func TestOfRacingCreatesOnADeletedKeyExactlyOneWins(t *testing.T) {
 	}
 }
 
-func TestAConflictTellsTheActualRevisionUnderLoad(t *testing.T) {
-	t.Parallel()
+func actualRevisions(t *testing.T, all []*jskv.Bucket[string]) {
 	ctx := testContext(t)
-	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	writeLoad(t, cluster.JetStream())
-	for round := range 30 {
-		key := fmt.Sprint("k", round)
+	b := all[0]
+	for round := range 20 {
+		key := fmt.Sprint("actual", round)
 		old := mustPut(t, b, key, "old")
 		newest := mustPut(t, b, key, "new")
 		_, err := b.Update(ctx, key, "mine", old)
@@ -140,12 +150,11 @@ func TestAConflictTellsTheActualRevisionUnderLoad(t *testing.T) {
 	}
 }
 
-func TestModifyOnSeveralConnectionsCountsEveryIncrementOnce(t *testing.T) {
-	t.Parallel()
+func increments(t *testing.T, all []*jskv.Bucket[string]) {
 	const workers, each = 12, 10
 	ctx := testContext(t)
-	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{})
-	for _, err := range atOnce(handles(t, cluster, 6), workers, func(b *jskv.Bucket[string], _ int) error {
+	b := all[0]
+	for _, err := range atOnce(all, workers, func(b *jskv.Bucket[string], _ int) error {
 		for range each {
 			if _, err := increment(ctx, b); err != nil {
 				return err
@@ -176,6 +185,7 @@ func TestModifyCountsOnceWhileLeadersChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+			waitForReplicas(t, cluster)
 			changes := stepDowns(t, cluster, 150*time.Millisecond)
 			end := time.Now().Add(*duration)
 			var mu sync.Mutex

@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"slices"
-	"strconv"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -21,21 +17,145 @@ import (
 	"github.com/seed646b090f/jskv/jskvtest"
 )
 
-// The stock client is stale in every tenth of such reads: see faults_cluster_test.go.
-func TestReadsHaveTheHandlesWritesOnEveryServerUnderLoad(t *testing.T) {
+// Where the stock client is stale in every tenth read: see faults_cluster_test.go.
+func TestReadsOnReplicas(t *testing.T) {
 	t.Parallel()
 	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	waitForReplicas(t, cluster)
 	writeLoad(t, cluster.JetStream())
-	sessions(t, handles(t, cluster, 3), *duration, 10, 50)
+	for _, test := range []struct {
+		name string
+		run  func(t *testing.T, cluster *jskvtest.Cluster)
+	}{
+		{"have the handle's writes, on every server", func(t *testing.T, cluster *jskvtest.Cluster) {
+			sessions(t, handles(t, cluster, 3), *duration, 5, 50)
+		}},
+		{"have the writes of another handle where asked for", writesOfAnotherHandle},
+		{"never go back", readsNeverGoBack},
+		{"watch updates from behind the handle's writes", watchOfUpdates},
+		{"have the handle's writes while leaders change", func(t *testing.T, cluster *jskvtest.Cluster) {
+			changes := stepDowns(t, cluster, 200*time.Millisecond)
+			sessions(t, handles(t, cluster, 3), *duration, 10, 20)
+			require.Greater(t, changes(), 1)
+		}},
+		{"are answered while leaders change", answeredWhileLeadersChange},
+	} {
+		t.Run(test.name, func(t *testing.T) { test.run(t, cluster) })
+	}
 }
 
-func TestReadsHaveTheHandlesWritesWhileLeadersChange(t *testing.T) {
-	t.Parallel()
-	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	writeLoad(t, cluster.JetStream())
-	changes := stepDowns(t, cluster, 200*time.Millisecond)
-	sessions(t, handles(t, cluster, 3), *duration, 10, 20)
+// What is asked in the moment without a leader nobody answers.
+func answeredWhileLeadersChange(t *testing.T, cluster *jskvtest.Cluster) {
+	changes := stepDowns(t, cluster, 100*time.Millisecond)
+	var (
+		found findings
+		group sync.WaitGroup
+	)
+	end := time.Now().Add(*duration)
+	for _, b := range handles(t, cluster, 3) {
+		for name, ask := range map[string]func(ctx context.Context) error{
+			"FromLeader": func(ctx context.Context) error { return second(b.Entry(ctx, "load.1", jskv.FromLeader())) },
+			"missing":    func(ctx context.Context) error { return second(b.Entry(ctx, "missing")) },
+			"History":    func(ctx context.Context) error { return last(b.History(ctx, "load.1")) },
+		} {
+			group.Go(func() {
+				for time.Now().Before(end) {
+					err := ask(testContext(t))
+					found.check(err == nil || errors.Is(err, jskv.ErrKeyNotFound), "%s: %v", name, err)
+				}
+			})
+		}
+	}
+	group.Wait()
+	found.requireNone(t, 50)
 	require.Greater(t, changes(), 1)
+}
+
+// One process tells another the revision that it was acknowledged for; or asks the leader; or reads
+// a list, which is at least what the leader had when the call began.
+func writesOfAnotherHandle(t *testing.T, cluster *jskvtest.Cluster) {
+	ctx := testContext(t)
+	all := handles(t, cluster, 4)
+	writer, readers := all[3], all[:3]
+	var found findings
+	for i, end := 0, time.Now().Add(*duration); time.Now().Before(end); i++ {
+		value := fmt.Sprint(i)
+		revision := mustPut(t, writer, "k", value)
+		fresh := mustPut(t, writer, "fresh."+value, value)
+		for _, reader := range readers {
+			for name, option := range map[string]jskv.ReadOption{"AtLeast": jskv.AtLeast(fresh), "FromLeader": jskv.FromLeader()} {
+				e, err := reader.Entry(ctx, "k", option)
+				found.check(err == nil && e.Revision == revision && e.Value == value, "%s %d: %d, %v", name, revision, e.Revision, err)
+				_, err = reader.Get(ctx, "fresh."+value, option)
+				found.check(err == nil, "%s: a key just made: %v", name, err)
+				_, err = reader.Get(ctx, "missing", option)
+				found.check(errors.Is(err, jskv.ErrKeyNotFound), "%s: a missing key: %v", name, err)
+			}
+			if i%10 > 0 {
+				continue
+			}
+			keys, err := jskv.Collect(reader.Keys(ctx, "fresh.*"))
+			found.check(err == nil && slices.Contains(keys, "fresh."+value), "Keys: %v, %v", keys, err)
+			entries, err := jskv.Collect(reader.History(ctx, "k"))
+			is, _ := newest(entries, "k")
+			found.check(err == nil && is == revision, "History of %d: %d, %v", revision, is, err)
+		}
+	}
+	found.requireNone(t, 18)
+}
+
+// The readers write nothing, so nothing but what they have read tells them what is old.
+func readsNeverGoBack(t *testing.T, cluster *jskvtest.Cluster) {
+	all := handles(t, cluster, 7)
+	writer, readers := all[6], all[:6]
+	ctx, cancel := context.WithTimeout(context.Background(), *duration)
+	defer cancel()
+	var (
+		found findings
+		group sync.WaitGroup
+	)
+	group.Go(func() {
+		for ctx.Err() == nil {
+			_, err := writer.Put(testContext(t), "k", "v")
+			found.check(err == nil, "Put: %v", err)
+		}
+	})
+	for i, b := range readers {
+		group.Go(func() {
+			revision := uint64(0)
+			for n := 0; ctx.Err() == nil; n++ {
+				var options []jskv.ReadOption
+				if i%2 == 1 && n%10 == 0 {
+					options = append(options, jskv.FromLeader())
+				}
+				e, err := b.Entry(testContext(t), "k", options...)
+				// A server may have come further than its leader.
+				found.check(e.Revision >= revision || options != nil, "reader %d: %d after %d, %v", i, e.Revision, revision, err)
+				revision = max(revision, e.Revision)
+			}
+		})
+	}
+	group.Wait()
+	found.requireNone(t, 100)
+}
+
+// A view of the handle through another type shares what it was acknowledged for; a handle opened
+// anew does not, and may be as late as a server is.
+func watchOfUpdates(t *testing.T, cluster *jskvtest.Cluster) {
+	var found findings
+	for i, b := range handles(t, cluster, 3) {
+		key := fmt.Sprint("k", i)
+		for round := range 10 {
+			mustPut(t, b, key, "before")
+			w, err := jskv.As(b, jskv.Bytes()).Watch(testContext(t), key, jskv.UpdatesOnly())
+			require.NoError(t, err)
+			after := mustPut(t, b, key, "after")
+			e, err := w.Next(testContext(t))
+			found.check(err == nil && e.Revision == after, "round %d: %d %q, not %d, %v", round, e.Revision, e.Value, after, err)
+			w.Stop()
+		}
+	}
+	found.requireNone(t, 30)
 }
 
 // answeringMirror makes a bucket that mirrors bucket "b" and answers direct gets for it, and returns when
@@ -77,6 +197,14 @@ func TestReadsHaveTheHandlesWritesThroughMirrors(t *testing.T) {
 		revision := mustPut(t, b, "k", "v")
 		e, err := b.Entry(testContext(t), "k")
 		found.check(err == nil && e.Revision == revision, "first read: %d, not %d, %v", e.Revision, revision, err)
+
+		b, revision = openBucket(t, server.JetStream()), 0 // and one that writes nothing
+		for range 5 {
+			mustPut(t, origin, "k", "v")
+			e, err := b.Entry(testContext(t), "k")
+			found.check(err == nil && e.Revision >= revision, "%d after %d, %v", e.Revision, revision, err)
+			revision = e.Revision
+		}
 	}
 	found.requireNone(t, 40)
 }
@@ -141,172 +269,24 @@ func TestAHandleNoticesThatItsBucketGotReplicas(t *testing.T) {
 	}
 }
 
-// One process tells another the revision that it was acknowledged for; or asks the leader; or reads
-// a list, which is at least what the leader had when the call began.
-func TestWritesOfAnotherHandleCanBeAskedFor(t *testing.T) {
+// An answer that nothing was found does not tell how far its server has come, and the message that
+// would is not there.
+func TestAtLeastWaitsThoughTheNewestRevisionIsGone(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
-	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 2})
-	writeLoad(t, cluster.JetStream())
-	all := handles(t, cluster, 4)
-	writer, readers := all[3], all[:3]
-	var found findings
-	for i, end := 0, time.Now().Add(*duration); time.Now().Before(end); i++ {
-		value := fmt.Sprint(i)
-		revision := mustPut(t, writer, "k", value)
-		fresh := mustPut(t, writer, "fresh."+value, value)
-		for _, reader := range readers {
-			for name, option := range map[string]jskv.ReadOption{"AtLeast": jskv.AtLeast(fresh), "FromLeader": jskv.FromLeader()} {
-				e, err := reader.Entry(ctx, "k", option)
-				found.check(err == nil && e.Revision == revision && e.Value == value, "%s %d: %d, %v", name, revision, e.Revision, err)
-				_, err = reader.Get(ctx, "fresh."+value, option)
-				found.check(err == nil, "%s: a key just made: %v", name, err)
-				_, err = reader.Get(ctx, "missing", option)
-				found.check(errors.Is(err, jskv.ErrKeyNotFound), "%s: a missing key: %v", name, err)
-			}
-			if i%10 > 0 {
-				continue
-			}
-			keys, err := jskv.Collect(reader.Keys(ctx, "fresh.*"))
-			found.check(err == nil && slices.Contains(keys, "fresh."+value), "Keys: %v, %v", keys, err)
-			entries, err := jskv.Collect(reader.History(ctx, "k"))
-			found.check(err == nil && newest(entries, "k") == revision, "History of %d: %v, %v", revision, entries, err)
-		}
+	_, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	mustPut(t, b, "there", "v")
+	_, err := b.Delete(testContext(t), "gone")
+	require.NoError(t, err)
+	_, err = b.PurgeDeletes(testContext(t), 0)
+	require.NoError(t, err)
+	for _, key := range []string{"there", "missing"} {
+		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+		_, err := b.Entry(ctx, key, jskv.AtLeast(5))
+		cancel()
+		require.ErrorIs(t, err, context.DeadlineExceeded, key)
 	}
-	found.requireNone(t, 18)
-}
-
-// The readers write nothing, so nothing but what they have read tells them what is old.
-func TestReadsOfAHandleNeverGoBack(t *testing.T) {
-	t.Parallel()
-	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	writeLoad(t, cluster.JetStream())
-	all := handles(t, cluster, 7)
-	writer, readers := all[6], all[:6]
-	ctx, cancel := context.WithTimeout(context.Background(), *duration)
-	defer cancel()
-	var (
-		found findings
-		group sync.WaitGroup
-	)
-	group.Go(func() {
-		for ctx.Err() == nil {
-			_, err := writer.Put(testContext(t), "k", "v")
-			found.check(err == nil, "Put: %v", err)
-		}
-	})
-	for i, b := range readers {
-		group.Go(func() {
-			revision := uint64(0)
-			for n := 0; ctx.Err() == nil; n++ {
-				var options []jskv.ReadOption
-				if i%2 == 1 && n%10 == 0 {
-					options = append(options, jskv.FromLeader())
-				}
-				e, err := b.Entry(testContext(t), "k", options...)
-				found.check(e.Revision >= revision, "reader %d: %d after %d, %v", i, e.Revision, revision, err)
-				revision = max(revision, e.Revision)
-			}
-		})
-	}
-	group.Wait()
-	found.requireNone(t, 100)
-}
-
-// A view of the handle through another type shares what it was acknowledged for; a handle opened
-// anew does not, and may be as late as a server is.
-func TestAWatchOfUpdatesBeginsBehindTheHandlesWrites(t *testing.T) {
-	t.Parallel()
-	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 10})
-	writeLoad(t, cluster.JetStream())
-	var found findings
-	for i, b := range handles(t, cluster, 3) {
-		key := fmt.Sprint("k", i)
-		for round := range 10 {
-			mustPut(t, b, key, "before")
-			w, err := jskv.As(b, jskv.Bytes()).Watch(testContext(t), key, jskv.UpdatesOnly())
-			require.NoError(t, err)
-			after := mustPut(t, b, key, "after")
-			e, err := w.Next(testContext(t))
-			found.check(err == nil && e.Revision == after, "round %d: %d %q, not %d, %v", round, e.Revision, e.Value, after, err)
-			w.Stop()
-		}
-	}
-	found.requireNone(t, 30)
-}
-
-// splitCluster is a cluster of three servers whose routes go through proxies, so that one of them
-// can be cut off from the others, but not from its clients.
-type splitCluster struct {
-	servers []*server.Server
-	routes  map[[2]int]*jskvtest.Proxy // from, to
-}
-
-func newSplitCluster(t testing.TB) *splitCluster {
-	t.Helper()
-	const n = 3
-	c := &splitCluster{routes: map[[2]int]*jskvtest.Proxy{}}
-	var listeners [n]net.Listener // each keeps a port until its server takes it
-	for i := range listeners {
-		var err error
-		listeners[i], err = net.Listen("tcp4", "127.0.0.1:0")
-		require.NoError(t, err)
-	}
-	port := func(i int) int { return listeners[i].Addr().(*net.TCPAddr).Port }
-	for i := range n {
-		o := &server.Options{
-			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true,
-			JetStream: true, StoreDir: t.TempDir(),
-			// What the servers tell each other of their addresses leads nowhere: only the proxies do.
-			Cluster: server.ClusterOpts{Name: "split", Host: "127.0.0.1", Port: port(i), Advertise: "127.0.0.1:1", PoolSize: -1},
-		}
-		for j := range n {
-			if i != j {
-				proxy := jskvtest.NewProxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(port(j))))
-				c.routes[[2]int{i, j}] = proxy
-				to, err := url.Parse(proxy.URL())
-				require.NoError(t, err)
-				o.Routes = append(o.Routes, to)
-			}
-		}
-		ns, err := server.NewServer(o)
-		require.NoError(t, err)
-		require.NoError(t, listeners[i].Close())
-		ns.Start()
-		t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-		c.servers = append(c.servers, ns)
-	}
-	for _, ns := range c.servers {
-		require.True(t, ns.ReadyForConnections(20*time.Second))
-		eventually(t, ns.JetStreamIsCurrent, "the cluster has a leader")
-	}
-	return c
-}
-
-// cutOff separates server i from the others until heal is called.
-func (c *splitCluster) cutOff(i int) (heal func()) {
-	var cut []*jskvtest.Proxy
-	for ends, proxy := range c.routes {
-		if ends[0] == i || ends[1] == i {
-			proxy.Blackhole(jskvtest.Both)
-			cut = append(cut, proxy)
-		}
-	}
-	return func() {
-		for _, proxy := range cut {
-			proxy.Heal()
-		}
-	}
-}
-
-// leaders are the servers that believe that they lead bucket "b".
-func (c *splitCluster) leaders() (all []int) {
-	for i, ns := range c.servers {
-		if ns.JetStreamIsStreamLeader("$G", "KV_b") {
-			all = append(all, i)
-		}
-	}
-	return all
+	_, err = b.Entry(testContext(t), "missing", jskv.AtLeast(2))
+	requireIs(t, err, jskv.ErrKeyNotFound)
 }
 
 // A leader that is cut off does not know for some seconds that the others have elected another
@@ -399,6 +379,8 @@ func TestADeposedLeaderThatDoesNotKnowIt(t *testing.T) {
 	e, err = there.Entry(testContext(t), "k", jskv.AtLeast(newest))
 	require.NoError(t, err)
 	require.Equal(t, newest, e.Revision)
-	_, err = here.Entry(testContext(t), "lost", jskv.FromLeader())
-	require.ErrorIs(t, err, jskv.ErrKeyNotFound, "what was not acknowledged is gone")
+	eventually(t, func() bool {
+		_, err = here.Entry(testContext(t), "lost", jskv.FromLeader())
+		return errors.Is(err, jskv.ErrKeyNotFound)
+	}, "what was not acknowledged is gone")
 }

@@ -4,9 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/url"
+	"strconv"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -39,9 +43,10 @@ func TestFault9AReplicatedGetRightAfterAnAcknowledgedPutIsStale(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	waitForReplicas(t, cluster)
 	kv := stockBucket(t, cluster.Server(cluster.Follower("b")).JetStream())
 	writeLoad(t, cluster.JetStream())
-	untilStock(t, 200, func(int) bool {
+	untilStock(t, 60, func(int) bool {
 		revision, err := kv.PutString(ctx, "stock", "v")
 		require.NoError(t, err)
 		e, err := kv.Get(ctx, "stock")
@@ -126,9 +131,10 @@ func TestFault26PutDeleteCreateOfOneReplicatedClientGivesErrKeyExists(t *testing
 	t.Parallel()
 	ctx := testContext(t)
 	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	waitForReplicas(t, cluster)
 	kv := stockBucket(t, cluster.Server(cluster.Follower("b")).JetStream())
 	writeLoad(t, cluster.JetStream())
-	untilStock(t, 150, func(i int) bool {
+	untilStock(t, 60, func(i int) bool {
 		key := fmt.Sprint("stock", i)
 		_, err := kv.PutString(ctx, key, "v")
 		require.NoError(t, err)
@@ -185,4 +191,78 @@ func TestFault32AWriteThatTimedOutConflictsWithItself(t *testing.T) {
 	})
 	requireIs(t, err, jskv.ErrOutcomeUnknown)
 	require.False(t, jskv.SafeToRetry(err), "without, it says that it does not know")
+}
+
+// splitCluster is a cluster of three servers whose routes go through proxies, so that one of them
+// can be cut off from the others, but not from its clients.
+type splitCluster struct {
+	servers []*server.Server
+	routes  map[[2]int]*jskvtest.Proxy // from, to
+}
+
+func newSplitCluster(t testing.TB) *splitCluster {
+	t.Helper()
+	const n = 3
+	c := &splitCluster{routes: map[[2]int]*jskvtest.Proxy{}}
+	var listeners [n]net.Listener // each keeps a port until its server takes it
+	for i := range listeners {
+		var err error
+		listeners[i], err = net.Listen("tcp4", "127.0.0.1:0")
+		require.NoError(t, err)
+	}
+	port := func(i int) int { return listeners[i].Addr().(*net.TCPAddr).Port }
+	for i := range n {
+		o := &server.Options{
+			ServerName: fmt.Sprint("s", i), Host: "127.0.0.1", Port: -1, NoLog: true, NoSigs: true,
+			JetStream: true, StoreDir: t.TempDir(),
+			// What the servers tell each other of their addresses leads nowhere: only the proxies do.
+			Cluster: server.ClusterOpts{Name: "split", Host: "127.0.0.1", Port: port(i), Advertise: "127.0.0.1:1", PoolSize: -1},
+		}
+		for j := range n {
+			if i != j {
+				proxy := jskvtest.NewProxy(t, net.JoinHostPort("127.0.0.1", strconv.Itoa(port(j))))
+				c.routes[[2]int{i, j}] = proxy
+				to, err := url.Parse(proxy.URL())
+				require.NoError(t, err)
+				o.Routes = append(o.Routes, to)
+			}
+		}
+		ns, err := server.NewServer(o)
+		require.NoError(t, err)
+		require.NoError(t, listeners[i].Close())
+		ns.Start()
+		t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+		c.servers = append(c.servers, ns)
+	}
+	for _, ns := range c.servers {
+		require.True(t, ns.ReadyForConnections(20*time.Second))
+		eventually(t, ns.JetStreamIsCurrent, "the cluster has a leader")
+	}
+	return c
+}
+
+// cutOff separates server i from the others until heal is called.
+func (c *splitCluster) cutOff(i int) (heal func()) {
+	var cut []*jskvtest.Proxy
+	for ends, proxy := range c.routes {
+		if ends[0] == i || ends[1] == i {
+			proxy.Blackhole(jskvtest.Both)
+			cut = append(cut, proxy)
+		}
+	}
+	return func() {
+		for _, proxy := range cut {
+			proxy.Heal()
+		}
+	}
+}
+
+// leaders are the servers that believe that they lead bucket "b".
+func (c *splitCluster) leaders() (all []int) {
+	for i, ns := range c.servers {
+		if ns.JetStreamIsStreamLeader("$G", "KV_b") {
+			all = append(all, i)
+		}
+	}
+	return all
 }

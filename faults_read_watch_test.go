@@ -126,10 +126,11 @@ func TestFault7AWatcherOfADeletedBucketEndsWithAnError(t *testing.T) {
 				ctx, cancel := context.WithTimeout(testContext(t), 5*time.Second)
 				defer cancel()
 				want := jskv.ErrBucketNotFound
-				require.NoError(t, jskv.DeleteBucket(ctx, r.admin, "b"))
-				if again {
+				if !again {
+					require.NoError(t, jskv.DeleteBucket(ctx, r.admin, "b"))
+				} else {
 					want = jskv.ErrBucketReplaced
-					made := createBucket(t, r.admin, jetstream.KeyValueConfig{History: history})
+					made := r.replace()
 					for i := range 5 { // more revisions than the old one had
 						mustPut(t, made, fmt.Sprint("new", i), "v")
 					}

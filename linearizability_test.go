@@ -314,6 +314,7 @@ func TestABucketIsLinearizableThroughFaults(t *testing.T) {
 	t.Logf("-consistency.seed=%d", from)
 	rng := rand.New(rand.NewPCG(from, 0))
 	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{History: 64})
+	waitForReplicas(t, cluster)
 	net := newFaultyNet(t, cluster)
 	var found findings
 	begun := time.Now()

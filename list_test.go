@@ -99,16 +99,16 @@ var filterCases = []struct {
 	filters []string
 	want    []string
 }{
-	{"none means every key", nil, []string{"a", "a.b", "a.b.c", "a.c", "b.b", "c"}},
+	{"none means every key", nil, []string{"a", "a.b", "a.b.c", "a.c", "b.b", "b.c", "c"}},
 	{"one exact key", []string{"a.b"}, []string{"a.b"}},
 	{"one token below", []string{"a.*"}, []string{"a.b", "a.c"}},
 	{"everything below, but not the token itself", []string{"a.>"}, []string{"a.b", "a.b.c", "a.c"}},
 	{"all keys of one token", []string{"*"}, []string{"a", "c"}},
 	{"a wildcard first", []string{"*.b"}, []string{"a.b", "b.b"}},
 	{"a wildcard in the middle", []string{"a.*.c"}, []string{"a.b.c"}},
-	{"several apart", []string{"c", "b.*"}, []string{"b.b", "c"}},
+	{"several apart", []string{"c", "b.*"}, []string{"b.b", "b.c", "c"}},
 	{"one within the other", []string{"a.b", "a.*"}, []string{"a.b", "a.c"}},
-	{"one within the other, the wide one first", []string{">", "a.b"}, []string{"a", "a.b", "a.b.c", "a.c", "b.b", "c"}},
+	{"one within the other, the wide one first", []string{">", "a.b"}, []string{"a", "a.b", "a.b.c", "a.c", "b.b", "b.c", "c"}},
 	{"the same twice", []string{"a.b", "a.b"}, []string{"a.b"}},
 	{"partly overlapping: neither contains the other", []string{"a.*", "*.b"}, []string{"a.b", "a.c", "b.b"}},
 	{"partly overlapping, and one apart", []string{"c", "a.*", "*.b"}, []string{"a.b", "a.c", "b.b", "c"}},
@@ -118,7 +118,7 @@ var filterCases = []struct {
 }
 
 func (r *reading) putFilterKeys() {
-	for _, key := range []string{"a", "a.b", "a.c", "a.b.c", "b.b", "c"} {
+	for _, key := range []string{"a", "a.b", "a.c", "a.b.c", "b.b", "b.c", "c"} {
 		r.put(key, "of "+key)
 	}
 }

@@ -72,6 +72,22 @@ func (r *reading) withoutDirect() *reading {
 	return r
 }
 
+// replace deletes the bucket and makes another of the same name, as somebody else may.
+func (r *reading) replace() *jskv.Bucket[string] {
+	r.t.Helper()
+	ctx := testContext(r.t)
+	info, err := r.admin.Stream(ctx, r.Stream().Name())
+	require.NoError(r.t, err)
+	require.NoError(r.t, jskv.DeleteBucket(ctx, r.admin, r.Name()))
+	cfg := jetstream.KeyValueConfig{Bucket: r.Name(), History: uint8(info.CachedInfo().Config.MaxMsgsPerSubject)}
+	var made *jskv.Bucket[string]
+	require.Eventually(r.t, func() bool { // the server may still be removing the old one's files (10049)
+		made, err = jskv.CreateBucket(ctx, r.admin, cfg, jskv.String())
+		return err == nil
+	}, soon, tick)
+	return made
+}
+
 // bothWays runs test on a bucket that is listed by one direct request, and on one that is listed
 // by a consumer.
 func bothWays(t *testing.T, cfg jetstream.KeyValueConfig, test func(t *testing.T, r *reading)) {
@@ -162,6 +178,14 @@ func (r *reading) restartUnder(conns ...*nats.Conn) {
 	for i, nc := range conns {
 		require.Eventually(r.t, func() bool { return nc.Stats().Reconnects > before[i] && nc.IsConnected() }, soon, tick)
 	}
+}
+
+// putBeside stores a value past the readers' connection, which may be cut just now.
+func (r *reading) putBeside(key, value string) uint64 {
+	r.t.Helper()
+	ack, err := r.admin.Publish(testContext(r.t), r.Stream().Subject(key), []byte(value))
+	require.NoError(r.t, err)
+	return ack.Sequence
 }
 
 func (r *reading) put(key, value string) uint64 {

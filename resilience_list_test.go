@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -20,7 +21,7 @@ import (
 	"github.com/seed646b090f/jskv/jskvtest"
 )
 
-var listings = flag.Int("list.times", 20, "how many listings of each kind of bucket are checked while it is written to")
+var listings = flag.Int("list.times", 12, "how many listings of each kind of bucket are checked while it is written to")
 
 // A listing without a deadline gives up when the server has not answered for the default timeout,
 // so these have a short one.
@@ -51,8 +52,7 @@ var midway = []struct {
 		require.NoError(s.t, jskv.DeleteBucket(testContext(s.t), s.admin, "b"))
 	}},
 	{name: "the bucket is replaced", want: jskv.ErrBucketReplaced, do: func(s *scene) {
-		require.NoError(s.t, jskv.DeleteBucket(testContext(s.t), s.admin, "b"))
-		createBucket(s.t, s.admin, jetstream.KeyValueConfig{})
+		s.replace()
 		s.fill(10, "another's")
 	}},
 	{name: "the connection is closed", want: nats.ErrConnectionClosed, do: func(s *scene) { s.nc.Close() }},
@@ -198,7 +198,7 @@ func (c churn) step(b *jskv.Bucket[string]) (err error) {
 // overwrite. With -list.times=2000 these are thousands.
 func TestAKeyThatIsAlwaysAliveIsInEveryListingOnce(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{500, 1500, 5000} { // by one request, and by a consumer
+	for _, size := range []int{500, 1500, 4000} { // by one request, and by a consumer
 		t.Run(fmt.Sprintf("%d keys", size), func(t *testing.T) {
 			t.Parallel()
 			bothHistories(t, func(t *testing.T, history uint8) {
@@ -243,4 +243,29 @@ func requireListed[V any](t *testing.T, alive map[string]bool, seq iter.Seq2[V, 
 		}
 	}
 	require.Equal(t, len(alive), live, "keys that are always alive")
+}
+
+func TestAHistoryIsWholeThroughInterruptions(t *testing.T) {
+	t.Parallel()
+	for _, what := range midway {
+		if !what.whole {
+			continue
+		}
+		t.Run(what.name, func(t *testing.T) {
+			t.Parallel()
+			s := newImpatientScene(t, jetstream.KeyValueConfig{History: 64})
+			value := strings.Repeat("v", 200<<10) // 12 MB in all, more than a request
+			for range 64 {
+				s.store(value, "a")
+			}
+			want := uint64(0)
+			n, err := lastPair(t, do(1, func() { what.do(s) }, s.History(context.Background(), "a"), func(e jskv.Entry[string]) {
+				want++
+				require.Equal(t, want, e.Revision)
+				require.Len(t, e.Value, len(value))
+			}))
+			require.NoError(t, err)
+			require.Equal(t, 64, n)
+		})
+	}
 }

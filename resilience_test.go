@@ -268,10 +268,7 @@ func TestAReaderThatWaitsIsToldThatItsBucketIsGone(t *testing.T) {
 		{"deleted", func(s *scene) {
 			require.NoError(s.t, jskv.DeleteBucket(testContext(s.t), s.admin, "b"))
 		}, jskv.ErrBucketNotFound},
-		{"replaced", func(s *scene) {
-			require.NoError(s.t, jskv.DeleteBucket(testContext(s.t), s.admin, "b"))
-			createBucket(s.t, s.admin, jetstream.KeyValueConfig{})
-		}, jskv.ErrBucketReplaced},
+		{"replaced", func(s *scene) { s.replace() }, jskv.ErrBucketReplaced},
 		{"deleted while the network is away", func(s *scene) {
 			s.proxy.Refuse()
 			s.proxy.Reset()
@@ -281,8 +278,7 @@ func TestAReaderThatWaitsIsToldThatItsBucketIsGone(t *testing.T) {
 		{"replaced while the network is away, and written to", func(s *scene) {
 			s.proxy.Refuse()
 			s.proxy.Reset()
-			require.NoError(s.t, jskv.DeleteBucket(testContext(s.t), s.admin, "b"))
-			createBucket(s.t, s.admin, jetstream.KeyValueConfig{})
+			s.replace()
 			s.fill(50, "another's")
 			s.proxy.Accept()
 		}, jskv.ErrBucketReplaced},

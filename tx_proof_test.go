@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -43,7 +44,18 @@ func TestTransactionsAreSerializableOnAClusterInTrouble(t *testing.T) {
 	t.Parallel()
 	cluster := jskvtest.NewCluster(t, 3)
 	for name, proof := range proofs {
-		t.Run(name, func(t *testing.T) { proof(t, newTroubledStage(t, cluster)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bucket := regexp.MustCompile("[^a-z]").ReplaceAllString(name, "_")
+			proof(t, newTroubledStage(t, cluster, bucket))
+		})
+	}
+	for name, test := range map[string]func(t *testing.T, cluster *jskvtest.Cluster){
+		"one guard for many writers":            requireOneGuardForMany,
+		"PutMany through a change of leaders":   func(t *testing.T, c *jskvtest.Cluster) { putThroughStepDown(t, c, "plain") },
+		"and with ids, which lose nothing then": func(t *testing.T, c *jskvtest.Cluster) { putThroughStepDown(t, c, "ids", jskv.WithIdempotentWrites()) },
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); test(t, cluster) })
 	}
 }
 
@@ -74,27 +86,26 @@ func newStage(t *testing.T) *stage {
 }
 
 // newTroubledStage is a bucket on a cluster whose leader changes and whose connections are cut.
-func newTroubledStage(t *testing.T, cluster *jskvtest.Cluster) *stage {
+func newTroubledStage(t *testing.T, cluster *jskvtest.Cluster, bucket string) *stage {
 	t.Helper()
 	const patience = time.Second // that an answer is waited for
-	cfg := jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage, Replicas: 3}
-	js := cluster.JetStream()
-	b, err := jskv.CreateBucket(testContext(t), js, cfg, jskv.JSON[int](), jskv.WithTransactions())
+	cfg := jetstream.KeyValueConfig{Bucket: bucket, Storage: jetstream.MemoryStorage, Replicas: 3}
+	b, err := jskv.CreateBucket(testContext(t), cluster.JetStream(), cfg, jskv.JSON[int](), jskv.WithTransactions())
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, jskv.DeleteBucket(testContext(t), js, "b")) })
-	cluster.WaitCurrent("b")
+	cluster.WaitCurrent(bucket)
 	s := &stage{t: t, b: b, work: 60}
 	for i, server := range cluster.Servers() {
 		proxy := jskvtest.NewProxy(t, server.URL())
 		for range []int{3, 3, 2}[i] {
-			text := openBucket(t, hasty(t, proxy.Conn(), patience))
-			s.workers = append(s.workers, jskv.As(text, jskv.JSON[int]()))
+			worker, err := jskv.OpenBucket(testContext(t), hasty(t, proxy.Conn(), patience), bucket, jskv.JSON[int]())
+			require.NoError(t, err)
+			s.workers = append(s.workers, worker)
 		}
 		switch i {
 		case 0: // a transaction that was stored is not acknowledged
 			s.trouble = append(s.trouble, func() { <-proxy.CutOn(jskvtest.ToClient, `"batch":`) })
 		case 1:
-			s.trouble = append(s.trouble, func() { cluster.StepDown("b") })
+			s.trouble = append(s.trouble, func() { cluster.StepDown(bucket) })
 		case 2:
 			s.trouble = append(s.trouble, proxy.Reset)
 		}

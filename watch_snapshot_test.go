@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -63,6 +64,35 @@ func TestASnapshotIsWhatWasThereWhenWatchReturned(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Watch takes some thousand keys itself before it returns. What is replaced meanwhile is left out.
+func TestASnapshotHasEachKeyOnceThoughItIsWrittenToMeanwhile(t *testing.T) {
+	t.Parallel()
+	bothHistories(t, func(t *testing.T, history uint8) {
+		r := newReading(t, jetstream.KeyValueConfig{History: history})
+		keys := r.fill(1500, "v")
+		stop := r.overwrite(1, keys)
+		for range 15 {
+			w := r.watch()
+			last, snapshot := uint64(0), []string(nil)
+			for e, err := range w.Snapshot() {
+				require.NoError(t, err)
+				if e.Revision <= last {
+					require.Greater(t, e.Revision, last, "in order, nothing twice")
+				}
+				last = e.Revision
+				snapshot = append(snapshot, e.Key)
+			}
+			require.True(t, w.Synced())
+			require.Greater(t, next(t, w).Revision, last)
+			w.Stop()
+			slices.Sort(snapshot)
+			requireSameKeys(t, keys, snapshot)
+		}
+		stop()
+		r.requireNothingLeft()
+	})
 }
 
 // A longer snapshot is not one moment: a key written meanwhile comes with its newer revision. But
