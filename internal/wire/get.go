@@ -47,10 +47,10 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 }
 
 // learned notes a revision that a server answered with, so that the next read of this handle is
-// not older. A mirror has to be read without its origin, which alone could confirm that something
-// is not there.
+// not older, also when a mirror answers that nobody knew of. A handle on a mirror has to read it
+// without its origin, which alone could confirm that something is not there.
 func (b *Bucket) learned(revision uint64) {
-	if b.shared() && !b.facts.Load().mirror {
+	if !b.facts.Load().mirror {
 		b.acknowledged(revision)
 	}
 }

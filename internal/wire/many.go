@@ -79,8 +79,11 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 			// The reader, which reads one after the other, can confirm that there are none. What it
 			// finds is there for the next attempt.
 			found, upTo, err := b.viewByReader(ctx, keys)
-			if len(found) == 0 || err != nil {
-				return nil, upTo, err
+			if err != nil {
+				return nil, 0, err
+			}
+			if len(found) == 0 && upTo >= seen {
+				return nil, upTo, nil
 			}
 		case err != nil && !errors.Is(err, errTooManyMatches):
 			return nil, 0, err

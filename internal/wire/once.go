@@ -73,31 +73,17 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 // errForgotten says that a server does not know an id, and may have forgotten it.
 var errForgotten = errors.New("the server may have forgotten the write's id")
 
-// wasStored finds out whether the write with id, sent since begun, was stored. A server is asked with
-// a message that it refuses after it has looked for the id: with a rollup of a kind that there is
-// not. (An expected last message id that does not hold would do on one server; replicas refuse it
-// only when it has been agreed on, and then give up the stream.) Without an error the answer is
-// certain, unless a copy of the write is still on its way.
+// wasStored finds out whether the write with id, sent since begun, was stored. Without an error the
+// answer is certain, unless a copy of the write is still on its way.
 //
 // A server that has restarted knows the ids only of what is still stored. So when it does not
 // know the id, and may have restarted, the key must not have been written since begun: what was
 // written may have been this write and what replaced it.
 func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id string, known uint64, begun time.Time, server string) (revision uint64, found bool, err error) {
-	const noRollup = "none"
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout/2)
 	defer cancel()
-	revision, apiErr, err := b.publish(ctx, subject, nats.Header{
-		jetstream.MsgIDHeader: {id},
-		jetstream.MsgRollup:   {noRollup},
-	}, nil)
-	switch {
-	case err != nil:
-		return 0, false, err
-	case apiErr == nil:
-		b.acknowledged(revision)
-		return revision, true, nil
-	case apiErr.ErrorCode != codeRollupFailed:
-		return 0, false, fromServer(apiErr)
+	if revision, found, err = b.knows(ctx, subject, id); found || err != nil {
+		return revision, found, err
 	}
 	asked := time.Now()
 	info, err := b.originInfo(ctx)
@@ -126,6 +112,28 @@ func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id str
 	begunThere := info.TimeStamp.Add(begun.Sub(asked) - margin)
 	if newest.Time.After(begunThere) {
 		return 0, false, errForgotten
+	}
+	return 0, false, nil
+}
+
+// knows asks the server for the revision that was stored under a write's id, with a message that it
+// refuses after it has looked for the id: with a rollup of a kind that there is not. (An expected
+// last message id that does not hold would do on one server; replicas refuse it only when it has
+// been agreed on, and then give up the stream.)
+func (b *Bucket) knows(ctx context.Context, subject, id string) (revision uint64, known bool, err error) {
+	const noRollup = "none"
+	revision, apiErr, err := b.publish(ctx, subject, nats.Header{
+		jetstream.MsgIDHeader: {id},
+		jetstream.MsgRollup:   {noRollup},
+	}, nil)
+	switch {
+	case err != nil:
+		return 0, false, err
+	case apiErr == nil:
+		b.acknowledged(revision)
+		return revision, true, nil
+	case apiErr.ErrorCode != codeRollupFailed:
+		return 0, false, fromServer(apiErr)
 	}
 	return 0, false, nil
 }

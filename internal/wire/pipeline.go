@@ -50,6 +50,7 @@ type sent struct {
 	epoch uint64 // of the connection when it was sent
 	write Write
 	bytes int
+	lost  bool // it may have been stored, although nothing was heard
 }
 
 // NewPipeline starts a pipeline with at most `most` writes on their way, 0 for the default. report
@@ -206,10 +207,17 @@ func (p *Pipeline) resend() error {
 	if err := pause(p.ctx, noRespondersPause); err != nil {
 		return err
 	}
+	stored, err := p.storedUnheard()
+	switch {
+	case err != nil && transient(err):
+		return p.ctx.Err() // another step asks again
+	case err != nil:
+		return err
+	}
 	again := p.again
 	p.again = map[int]sent{}
 	for _, id := range slices.Sorted(maps.Keys(again)) {
-		if p.acked[again[id].write.Key] > id {
+		if key := again[id].write.Key; max(p.acked[key], stored[key]) > id {
 			continue
 		}
 		if err := p.send(again[id]); err != nil {
@@ -220,6 +228,31 @@ func (p *Pipeline) resend() error {
 		clear(p.acked)
 	}
 	return nil
+}
+
+// storedUnheard finds, of each key with several writes of which nothing was heard, the newest that
+// was stored all the same: one before it, sent again, would be stored behind it.
+func (p *Pipeline) storedUnheard() (map[string]int, error) {
+	lost := map[string][]int{}
+	for _, id := range slices.Sorted(maps.Keys(p.again)) {
+		if s := p.again[id]; s.lost {
+			lost[s.write.Key] = append(lost[s.write.Key], id)
+		}
+	}
+	stored := map[string]int{}
+	for key, ids := range lost {
+		for _, id := range slices.Backward(ids[1:]) {
+			_, known, err := p.b.knows(p.ctx, p.b.writePrefix+key, p.again[id].write.id)
+			if err != nil {
+				return nil, err
+			}
+			if known {
+				stored[key] = id
+				break
+			}
+		}
+	}
+	return stored, nil
 }
 
 // refused keeps a write to be sent again.
@@ -253,8 +286,10 @@ func (p *Pipeline) unanswered() error {
 		return nats.ErrTimeout
 	}
 	for _, id := range ids {
-		p.refused(p.pending[id])
-		p.bytes -= p.pending[id].bytes
+		s := p.pending[id]
+		s.lost = true
+		p.refused(s)
+		p.bytes -= s.bytes
 		delete(p.pending, id)
 	}
 	return nil
