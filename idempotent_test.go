@@ -309,7 +309,7 @@ type stalled struct {
 }
 
 // stallBoth puts a key on one replica and on three at the same time, both stalled in that direction.
-func stallBoth(t *testing.T, ctx context.Context, dir jskvtest.Direction) []*stalled {
+func stallBoth(t *testing.T, patience time.Duration, dir jskvtest.Direction) []*stalled {
 	t.Helper()
 	one, srv := newBucket(t, jetstream.KeyValueConfig{})
 	cluster, three := newReplicatedBucket(t, jetstream.KeyValueConfig{})
@@ -319,8 +319,10 @@ func stallBoth(t *testing.T, ctx context.Context, dir jskvtest.Direction) []*sta
 		s.proxy, s.done = jskvtest.NewProxy(t, url), make(chan struct{})
 		s.far = openIdempotent(t, firstOf(t, s.proxy.URL()))
 		s.proxy.Stall(dir)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		go func() {
 			defer close(s.done)
+			defer cancel()
 			s.revision, s.err = s.far.Put(ctx, "k", "v")
 		}()
 	}
@@ -329,9 +331,7 @@ func stallBoth(t *testing.T, ctx context.Context, dir jskvtest.Direction) []*sta
 
 func TestAnIdempotentWriteIsUnknownWhenItsTimeIsUp(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), 1200*time.Millisecond)
-	defer cancel()
-	for _, s := range stallBoth(t, ctx, jskvtest.ToClient) {
+	for _, s := range stallBoth(t, 1200*time.Millisecond, jskvtest.ToClient) {
 		<-s.done
 		requireIs(t, s.err, jskv.ErrOutcomeUnknown, context.DeadlineExceeded)
 		require.Zero(t, s.revision)
@@ -343,7 +343,7 @@ func TestAnIdempotentWriteIsUnknownWhenItsTimeIsUp(t *testing.T) {
 // Several attempts are on their way at once.
 func TestAnIdempotentWriteThatIsLateIsStoredOnce(t *testing.T) {
 	t.Parallel()
-	both := stallBoth(t, testContext(t), jskvtest.ToServer)
+	both := stallBoth(t, 30*time.Second, jskvtest.ToServer)
 	wait(testContext(t), 2200*time.Millisecond)
 	for _, s := range both {
 		s.proxy.Heal()

@@ -63,7 +63,7 @@ func (r *Reader) attempt(ctx context.Context) error {
 	if r.cfg.Once && r.patience > 0 {
 		bound = max(first, min(bound, r.patience-time.Since(r.progress)))
 	}
-	ctx, cancel := context.WithTimeout(ctx, bound)
+	ctx, cancel := context.WithTimeoutCause(ctx, bound, errAttemptOver)
 	defer cancel()
 	r.attempts++
 	err := r.connect(ctx)
@@ -72,6 +72,9 @@ func (r *Reader) attempt(ctx context.Context) error {
 	}
 	return err
 }
+
+// errAttemptOver ends an attempt that is worth another.
+var errAttemptOver = errors.New("no answer for a while")
 
 // transient reports whether a first attempt that failed with err is worth another.
 func transient(err error) bool {
@@ -107,9 +110,9 @@ func (r *Reader) connect(ctx context.Context) error {
 		}
 	}
 	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info)
-	if err == nil && r.cfg.Unique && r.b.shared() {
+	if err == nil && r.snapshot && r.cfg.Start == StartLast && (r.cfg.Unique || r.cfg.SkipMarkers) && r.b.shared() {
 		// The server that told the target has it. Another may come to it only while it delivers,
-		// and deliver a key before its newest revision of then, and after.
+		// and deliver a key before its newest revision of then, which may be a marker, and after.
 		r.hold = info.Cluster == nil || r.consumer.host != info.Cluster.Leader
 	}
 	if err == nil && r.consumer.empty {

@@ -43,6 +43,7 @@ type Pipeline struct {
 	again map[int]sent
 	since time.Time
 	acked map[string]int
+	tried bool // what was unanswered for the whole timeout has been sent again
 }
 
 type sent struct {
@@ -173,8 +174,10 @@ func (p *Pipeline) step() error {
 			if p.b.nc.IsClosed() {
 				return nats.ErrConnectionClosed
 			}
-			lost := p.b.idempotent && p.pending[p.oldestPending()].epoch != p.b.epoch()
-			if lost || time.Since(begun) >= p.b.timeout {
+			if time.Since(begun) >= p.b.timeout {
+				return p.timedOut()
+			}
+			if p.b.idempotent && p.pending[p.oldestPending()].epoch != p.b.epoch() {
 				return p.unanswered()
 			}
 			check.Reset(lossCheck)
@@ -275,17 +278,21 @@ func (p *Pipeline) drain() {
 	}
 }
 
-// unanswered takes back the writes of which nothing was heard, when their ids let them be sent
-// again.
-func (p *Pipeline) unanswered() error {
-	ids := slices.Sorted(maps.Keys(p.pending))
-	if err := p.b.violation(p.b.writePrefix + p.pending[ids[0]].write.Key); err != nil {
+// timedOut ends the pipeline when nothing is heard. Writes with ids are sent again, once.
+func (p *Pipeline) timedOut() error {
+	if err := p.b.violation(p.b.writePrefix + p.pending[p.oldestPending()].write.Key); err != nil {
 		return err
 	}
-	if !p.b.idempotent || len(p.again) > 0 {
+	if !p.b.idempotent || p.tried {
 		return nats.ErrTimeout
 	}
-	for _, id := range ids {
+	p.tried, p.since = true, time.Now()
+	return p.unanswered()
+}
+
+// unanswered takes back the writes of which nothing was heard; their ids let them be sent again.
+func (p *Pipeline) unanswered() error {
+	for _, id := range slices.Sorted(maps.Keys(p.pending)) {
 		s := p.pending[id]
 		s.lost = true
 		p.refused(s)
@@ -321,7 +328,7 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		if len(p.again) > 0 || p.oldestPending() < s.id {
 			p.acked[s.write.Key] = max(s.id, p.acked[s.write.Key])
 		}
-		p.since = time.Time{}
+		p.since, p.tried = time.Time{}, false
 		p.b.acknowledged(ack.Sequence)
 		p.report(s.write.Key, nil)
 	}

@@ -92,10 +92,9 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		skipping: cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && info.Config.MaxMsgsPerSubject != 1,
 	}
 	cfg.Name = c.name
-	made, err := b.js.CreateConsumer(ctx, b.stream, cfg)
+	made, err := c.create(ctx, cfg)
 	if err != nil {
-		c.close(false) // the server may have made it although its answer did not come
-		return nil, b.denied(fromJetStream(err), consumerCreateSubject(b, cfg))
+		return nil, err
 	}
 	pending := made.CachedInfo().NumPending
 	c.probing = c.skipping && pending == 0
@@ -120,6 +119,31 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		return nil, err
 	}
 	return c, nil
+}
+
+// create makes the consumer on the server. A caller who gives up has to wait a little for the
+// answer: what the server is still making cannot be deleted.
+func (c *consumer) create(ctx context.Context, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	subject := consumerCreateSubject(c.b, cfg)
+	defer context.AfterFunc(ctx, func() {
+		if context.Cause(ctx) == errAttemptOver || !c.b.nc.IsConnected() || c.b.epoch() != c.epoch || c.b.violation(subject) != nil {
+			cancel() // no answer is to be expected
+			return
+		}
+		time.AfterFunc(closeTimeout, cancel)
+	})()
+	made, err := c.b.js.CreateConsumer(patient, c.b.stream, cfg)
+	switch {
+	case ctx.Err() != nil:
+		c.close(err == nil)
+		return nil, c.b.denied(ctx.Err(), subject)
+	case err != nil:
+		c.close(false) // the server may have made it although its answer did not come
+		return nil, c.b.denied(fromJetStream(err), subject)
+	}
+	return made, nil
 }
 
 // survey finds out more about what a new consumer has to deliver. Its count of pending messages

@@ -2,23 +2,19 @@ package wire
 
 import "slices"
 
-// compact drops from a snapshot that has been received whole what was replaced while it was.
+// compact drops from what has been received of a snapshot what was replaced while it was, and the
+// markers that are not wanted once they have replaced what they mark.
 func (r *Reader) compact() {
 	newest := make(map[string]uint64, len(r.queue))
 	for i := range r.queue {
 		newest[r.queue[i].Key] = r.queue[i].Sequence
 	}
-	if len(newest) == len(r.queue) {
+	if len(newest) == len(r.queue) && !r.cfg.SkipMarkers {
 		return
 	}
-	kept := r.queue[:0]
-	for _, m := range r.queue {
-		if newest[m.Key] == m.Sequence {
-			kept = append(kept, m)
-		}
-	}
-	clear(r.queue[len(kept):])
-	r.queue = kept
+	r.queue = slices.DeleteFunc(r.queue, func(m Message) bool {
+		return newest[m.Key] != m.Sequence || r.cfg.SkipMarkers && m.Deleted()
+	})
 }
 
 // pop takes the oldest message received. Within the snapshot the last one is held back until
@@ -47,13 +43,15 @@ func (r *Reader) pop() (Message, bool) {
 	return m, true
 }
 
-// let hands over what was held back: of each key the newest, once.
+// let hands over what was held back: of each key the newest, with Unique once.
 func (r *Reader) let() {
 	r.hold = false
 	r.queue = append([]Message(nil), r.queue[r.head:]...)
 	r.head = 0
 	r.compact()
-	r.queue = slices.DeleteFunc(r.queue, func(m Message) bool { return !r.unique.first(m.Key, true) })
+	if r.cfg.Unique {
+		r.queue = slices.DeleteFunc(r.queue, func(m Message) bool { return !r.unique.first(m.Key, true) })
+	}
 }
 
 // slot makes room for a message at the end of the queue.

@@ -95,7 +95,8 @@ type Reader struct {
 	queue    []Message // received and not handed out
 	head     int
 	unique   uniqueKeys
-	hold     bool    // with Unique: what comes may be older than what the target has
+	opening  bool    // what comes is compacted before any of it is handed out
+	hold     bool    // so it is, because it may be older than what the target has
 	notices  []error // for OnChange
 	lost     error   // why the reader is out of touch, nil while it is not
 	failed   error   // why it ended
@@ -184,8 +185,9 @@ func (r *Reader) open(ctx context.Context) error {
 	if r.consumer != nil {
 		r.queue = make([]Message, 0, min(eagerMessages, r.consumer.pending)+1)
 	}
-	bytes := 0
-	for r.snapshot && len(r.queue) < eagerMessages && r.taken < eagerReceived && bytes < eagerBytes {
+	r.opening = r.cfg.Start == StartLast
+	values, bytes := 0, 0
+	for r.snapshot && values < eagerMessages && r.taken < eagerReceived && bytes < eagerBytes {
 		before := len(r.queue)
 		if err := r.advance(ctx); err != nil {
 			return err
@@ -195,9 +197,13 @@ func (r *Reader) open(ctx context.Context) error {
 		}
 		for _, m := range r.queue[before:] {
 			bytes += len(m.Data)
+			if !m.Deleted() || !r.cfg.SkipMarkers {
+				values++
+			}
 		}
 	}
-	if !r.snapshot && r.cfg.Start == StartLast {
+	if r.opening {
+		r.opening = false
 		r.compact()
 	}
 	r.settle()
@@ -336,7 +342,7 @@ func (r *Reader) accept(m *Message) bool {
 	r.cursor = m.Sequence
 	r.reached = max(r.reached, m.Sequence)
 	switch {
-	case r.cfg.SkipMarkers && m.Deleted():
+	case r.cfg.SkipMarkers && m.Deleted() && !r.opening && !r.hold:
 		return false
 	case r.match != nil && !matchAny(r.match, m.Key):
 		return false
