@@ -27,7 +27,7 @@ import (
 
 const (
 	benchKeys  = 1000
-	manyKeys   = 20_000
+	manyKeys   = 100_000
 	benchValue = "sixty-four bytes, which is what a small setting or a name may be"
 
 	// serverDir is the variable that makes the test binary a server.

@@ -91,11 +91,17 @@ func Open(ctx context.Context, js jetstream.JetStream, name string, opts Options
 	if err != nil {
 		return nil, err
 	}
-	stream, err := js.Stream(ctx, streamPrefix+name)
+	stream, err := c.openStream(ctx, streamPrefix+name)
 	if err != nil {
-		return nil, c.denied(fromJetStream(err), c.api+"STREAM.INFO."+streamPrefix+name)
+		return nil, err
 	}
 	return c.bind(ctx, stream, opts)
+}
+
+func (c *Conn) openStream(ctx context.Context, name string) (jetstream.Stream, error) {
+	return askThrough(ctx, c, name, func(ctx context.Context) (jetstream.Stream, error) {
+		return c.js.Stream(ctx, name)
+	})
 }
 
 // bind makes the handle for a stream that is there.
@@ -231,15 +237,13 @@ func (b *Bucket) Stream() jetstream.Stream { return b.handle }
 // Status is the bucket's status as the stock client gives it, so that programs can go on with
 // its concrete type.
 func (b *Bucket) Status(ctx context.Context) (jetstream.KeyValueStatus, error) {
-	kv, err := b.js.KeyValue(ctx, b.name)
-	if err != nil {
-		return nil, b.denied(fromJetStream(err), b.api+"STREAM.INFO."+b.stream)
-	}
-	status, err := kv.Status(ctx)
-	if err != nil {
-		return nil, fromJetStream(err)
-	}
-	return status, nil
+	return askThrough(ctx, b.Conn, b.stream, func(ctx context.Context) (jetstream.KeyValueStatus, error) {
+		kv, err := b.js.KeyValue(ctx, b.name)
+		if err != nil {
+			return nil, err
+		}
+		return kv.Status(ctx)
+	})
 }
 
 // acknowledged remembers a revision that the server acknowledged to this handle.

@@ -64,9 +64,9 @@ func CreateOrUpdate(ctx context.Context, js jetstream.JetStream, cfg jetstream.K
 		}
 		// Somebody else made it in between, with other settings: reconcile those.
 	}
-	stream, err := js.Stream(ctx, scfg.Name)
+	stream, err := c.openStream(ctx, scfg.Name)
 	if err != nil {
-		return nil, fromJetStream(err)
+		return nil, err
 	}
 	return c.bind(ctx, stream, opts)
 }

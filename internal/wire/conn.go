@@ -122,6 +122,25 @@ func (c *Conn) askOnce(ctx context.Context, subject string, data []byte, patienc
 	return c.nc.RequestWithContext(ctx, subject, data)
 }
 
+// askThrough is ask for what package jetstream asks the stream for.
+func askThrough[V any](ctx context.Context, c *Conn, stream string, question func(context.Context) (V, error)) (V, error) {
+	subject := c.api + "STREAM.INFO." + stream
+	ctx, cancel := c.Bound(ctx)
+	defer cancel()
+	for patience := firstPatience; ; patience = min(2*patience, attemptTimeout) {
+		attempt, cancelAttempt := context.WithTimeout(ctx, patience)
+		answer, err := question(attempt)
+		cancelAttempt()
+		if isTimeout(err) && ctx.Err() == nil && c.violation(subject) == nil {
+			continue
+		}
+		if err != nil {
+			err = c.denied(fromJetStream(err), subject)
+		}
+		return answer, err
+	}
+}
+
 // apiRequest asks the JetStream API and decodes its answer into reply.
 func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, reply any) error {
 	var data []byte

@@ -109,7 +109,10 @@ func (r *Reader) connect(ctx context.Context) error {
 			return nil
 		}
 	}
-	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info)
+	cfg := r.consumerConfig()
+	// The server puts a header in the place of a value, which costs both sides more than a small one.
+	cfg.HeadersOnly = cfg.HeadersOnly || r.cfg.KeysOnly && averageSize(info) > smallMessage
+	r.consumer, err = r.b.newConsumer(ctx, cfg, info)
 	if err == nil && r.snapshot && r.cfg.Start == StartLast && (r.cfg.Unique || r.cfg.SkipMarkers) && r.b.shared() {
 		// The server that told the target has it. Another may come to it only while it delivers,
 		// and deliver a key before its newest revision of then, which may be a marker, and after.

@@ -34,7 +34,7 @@ func (b *Bucket) List(ctx context.Context, filters []string, keysOnly bool, yiel
 		}
 		return nil
 	}
-	_, err = b.read(ctx, ReaderConfig{Filters: filters, HeadersOnly: keysOnly, SkipMarkers: true, Unique: true, Once: true}, yield)
+	_, err = b.read(ctx, ReaderConfig{Filters: filters, KeysOnly: keysOnly, SkipMarkers: true, Unique: true, Once: true}, yield)
 	return err
 }
 
@@ -130,7 +130,7 @@ func (b *Bucket) PurgeMarkers(ctx context.Context, olderThan time.Duration) (int
 	}
 	newest := info.TimeStamp.Add(-olderThan)
 	var markers []Message
-	_, err = b.read(ctx, ReaderConfig{HeadersOnly: true, Once: true}, func(m *Message) bool {
+	_, err = b.read(ctx, ReaderConfig{KeysOnly: true, Once: true}, func(m *Message) bool {
 		if m.Deleted() && !m.Time.After(newest) {
 			markers = append(markers, *m)
 		}

@@ -13,8 +13,9 @@ import (
 )
 
 const (
-	snapshotBatch = 8192 // larger ones are an eighth faster, and hold as much more in memory
+	snapshotBatch = 8192 // and half as much again is on its way while the first half is read
 	liveBatch     = 512
+	smallMessage  = 512
 	pullBytes     = 8 << 20
 
 	// heartbeat is how often the server says that it is there while a pull waits.
@@ -37,6 +38,10 @@ const (
 	listProbe   = 100 * listBeat
 	listExpires = 6 * heartbeat
 	beatsAtEnd  = 3
+
+	// A pull ahead of the others waits no longer, should there be less than the server counted.
+	aheadBeat    = 20 * time.Millisecond
+	aheadExpires = 2 * heartbeat
 
 	// closeTimeout is how long the end of a reader waits for the server to confirm that its
 	// consumer is gone.
@@ -61,7 +66,7 @@ type consumer struct {
 	dormant  bool      // nothing was for so long that the server may have dropped it
 
 	sequence uint64 // of the last message delivered
-	pending  uint64 // messages to come, by the server's count when it was made
+	pending  uint64 // messages to come, by the server's count
 	batch    int    // of a pull in the snapshot
 	id       uint64 // of the latest pull
 	left     int    // messages asked for that have not come
@@ -103,7 +108,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		c.host = cluster.Leader
 	}
 	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
-	if average := info.State.Bytes / max(info.State.Msgs, 1); c.skipping && average > 0 {
+	if average := averageSize(info); average > 0 {
 		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))
 	}
 	if cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && (c.skipping || pending == 0) {
@@ -112,7 +117,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 			return nil, err
 		}
 	}
-	c.delivery = make(chan *nats.Msg, c.batch+liveBatch+statusRoom)
+	c.delivery = make(chan *nats.Msg, 2*c.batch+liveBatch+statusRoom)
 	c.sub, err = b.nc.ChanSubscribe(c.inbox+".*", c.delivery)
 	if err != nil {
 		c.close(false)
@@ -146,6 +151,11 @@ func (c *consumer) create(ctx context.Context, cfg jetstream.ConsumerConfig) (je
 	return made, nil
 }
 
+// averageSize is what a message of the stream takes in its store.
+func averageSize(info *jetstream.StreamInfo) uint64 {
+	return info.State.Bytes / max(info.State.Msgs, 1)
+}
+
 // survey finds out more about what a new consumer has to deliver. Its count of pending messages
 // is exact when nothing was written while it was made, and its server is the stream's only one.
 func (c *consumer) survey(ctx context.Context, pending, before uint64) error {
@@ -169,13 +179,20 @@ func consumerCreateSubject(b *Bucket, cfg jetstream.ConsumerConfig) string {
 	return subject
 }
 
-// wants reports whether it is time to ask for more messages. In the snapshot one pull follows
-// the other, since each end tells something; later there is always one that waits.
+// wants reports whether it is time to ask for more messages. Towards the snapshot's end one pull
+// follows the other, since each end tells something; before and later there is always one that
+// waits.
 func (c *consumer) wants(snapshot bool) bool {
 	if snapshot {
-		return c.left == 0
+		return c.left == 0 || c.left <= c.batch/2 && c.ahead()
 	}
 	return c.left <= liveBatch/2
+}
+
+// ahead reports whether there is so much to come that a pull may be sent before the one under way
+// has ended, which it then does not tell: the server need not wait until all of that has been read.
+func (c *consumer) ahead() bool {
+	return !c.skipping && !c.probing && !c.tooLarge && c.pending >= uint64(c.left+c.batch)
 }
 
 // pull asks for more messages. In the snapshot the server answers at once with what it has, and
@@ -186,9 +203,9 @@ func (c *consumer) pull(snapshot bool) error {
 	c.idleAt, c.beats = 0, 0
 	now := time.Now()
 	c.dormant, c.heard = now.Sub(c.heard) > inactive, now
-	batch, limit := liveBatch-c.left, pullBytes
+	batch, limit, ahead := liveBatch-c.left, pullBytes, false
 	if snapshot {
-		batch = c.batch
+		batch, ahead = c.batch, c.ahead()
 	}
 	if c.skipping {
 		limit = 0
@@ -217,6 +234,8 @@ func (c *consumer) pull(snapshot bool) error {
 			expires, beat = listProbe, listBeat
 		}
 		request = fmt.Appendf(request, `,"no_wait":true,"expires":%d,"idle_heartbeat":%d}`, expires, beat)
+	case ahead:
+		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, aheadExpires, aheadBeat)
 	case snapshot && c.probing:
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, min(50*c.probe, probeExpires), c.probe)
 		c.probe = min(2*c.probe, longestProbe)
@@ -239,11 +258,11 @@ func (c *consumer) next() string {
 }
 
 // expected notes a delivered message; it is not the expected one when others were lost.
-func (c *consumer) expected(sequence uint64) bool {
+func (c *consumer) expected(sequence, pending uint64) bool {
 	if sequence != c.sequence+1 {
 		return false
 	}
-	c.sequence = sequence
+	c.sequence, c.pending = sequence, pending
 	c.idleAt, c.beats = 0, 0
 	c.received++
 	c.probing = false

@@ -31,6 +31,7 @@ type ReaderConfig struct {
 	Start       Start
 	Sequence    uint64 // with StartAt
 	HeadersOnly bool
+	KeysOnly    bool // values are not needed, and left out where that makes it faster
 	SkipMarkers bool // hand out values only
 	Unique      bool // hand out each key once
 	Once        bool // read up to the end of the snapshot; a server that does not answer is an error
@@ -323,7 +324,7 @@ func (r *Reader) advance(ctx context.Context) error {
 	switch {
 	case err != nil:
 		r.interrupted(err)
-	case !r.consumer.expected(sequence):
+	case !r.consumer.expected(sequence, m.Pending):
 		r.interrupted(errors.New("messages were lost on the way"))
 	case r.accept(m):
 		return nil
