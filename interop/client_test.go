@@ -17,11 +17,7 @@ type client interface {
 	buckets() []string
 	config(bucket string) jetstream.KeyValueConfig // what it shows of it
 
-	put(bucket, key, value string) error
-	create(bucket, key, value string, ttl time.Duration) error // without a TTL when it is 0
-	update(bucket, key, value string, revision uint64) error
-	delete(bucket, key string) error
-	purge(bucket, key string, ttl time.Duration) error
+	writer
 
 	// get and getRevision fail with errNotFound where the client says that there is nothing.
 	get(bucket, key string) (revision, error)
@@ -29,6 +25,15 @@ type client interface {
 	keys(bucket string) []string
 	history(bucket, key string) []revision
 	watch(bucket string) watcher
+}
+
+// writer is how a client writes, jskv too.
+type writer interface {
+	put(bucket, key, value string) error
+	create(bucket, key, value string, ttl time.Duration) error // without a TTL when it is 0
+	update(bucket, key, value string, revision uint64) error
+	delete(bucket, key string) error
+	purge(bucket, key string, ttl time.Duration) error
 }
 
 // watcher shows the keys of a bucket and then what happens to them. Its client ends it with the

@@ -288,7 +288,7 @@ func TestEveryClientSaysThatABucketHasNoTTLs(t *testing.T) {
 	} {
 		require.ErrorContains(t, err, "per-message TTL is disabled")
 	}
-	require.Zero(t, newest(t, bucket)(), "nothing was stored")
+	require.Zero(t, newest(t, bucket), "nothing was stored")
 }
 
 func TestOnlyJskvRefusesAWildcardInsideAToken(t *testing.T) {

@@ -87,7 +87,7 @@ func TestMarkersOfPurgesExpireAlikeWhoeverWroteThem(t *testing.T) {
 			_, err := c.get("b", key)
 			require.ErrorIs(t, err, errNotFound)
 		}
-		require.Equal(t, uint64(4), newest(t, bucket)(), "and none follows")
+		require.Equal(t, uint64(4), newest(t, bucket), "and none follows")
 	})
 }
 
@@ -122,6 +122,6 @@ func TestATTLOverAMarkerInAHistoryEndsWithoutAWord(t *testing.T) {
 		marker = expired(t, bucket, "ours")
 		require.Equal(t, revision{"ours", "", 5, jskv.OpPurge}, revisionOf(marker))
 		require.True(t, marker.Expired())
-		require.Equal(t, uint64(5), newest(t, bucket)(), "there is no other")
+		require.Equal(t, uint64(5), newest(t, bucket), "there is no other")
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -46,75 +47,104 @@ func (b *bench) requireSame(bucket *jskv.Bucket[string], keys ...string) {
 	require.ElementsMatch(b.t, mine, b.client.keys("b"))
 }
 
-// what is a write, and what of it a watcher is to see.
-type what struct {
-	key, value string
-	operation  jskv.Operation
-	write      func() error
-}
-
-// requireSeen does each write and wants next to tell of it.
-func requireSeen(t *testing.T, newest func() uint64, shown func(revision) revision, next func() revision, writes ...what) {
-	t.Helper()
-	for _, w := range writes {
-		require.NoError(t, w.write(), "%v %s", w.operation, w.key)
-		require.Equal(t, shown(revision{w.key, w.value, newest(), w.operation}), next())
-	}
-}
-
 // newest is the bucket's newest revision.
-func newest(t *testing.T, bucket *jskv.Bucket[string]) func() uint64 {
-	return func() uint64 {
-		t.Helper()
-		info, err := bucket.Stream().Info(testContext(t))
-		require.NoError(t, err)
-		return info.State.LastSeq
+func newest(t *testing.T, bucket *jskv.Bucket[string]) uint64 {
+	t.Helper()
+	info, err := bucket.Stream().Info(testContext(t))
+	require.NoError(t, err)
+	return info.State.LastSeq
+}
+
+// jskvWriter is jskv as a writer of its only bucket.
+type jskvWriter struct {
+	t      *testing.T
+	bucket *jskv.Bucket[string]
+}
+
+func (w jskvWriter) put(_, key, value string) error {
+	_, err := w.bucket.Put(testContext(w.t), key, value)
+	return err
+}
+
+func (w jskvWriter) create(_, key, value string, _ time.Duration) error {
+	_, err := w.bucket.Create(testContext(w.t), key, value)
+	return err
+}
+
+func (w jskvWriter) update(_, key, value string, revision uint64) error {
+	_, err := w.bucket.Update(testContext(w.t), key, value, revision)
+	return err
+}
+
+func (w jskvWriter) delete(_, key string) error {
+	_, err := w.bucket.Delete(testContext(w.t), key)
+	return err
+}
+
+func (w jskvWriter) purge(_, key string, _ time.Duration) error {
+	_, err := w.bucket.Purge(testContext(w.t), key)
+	return err
+}
+
+// writeEverything does one write after the other and wants a watcher to tell of each, under the
+// revisions from 1. It returns the history that each key has then, in a bucket that keeps 5.
+func writeEverything(t *testing.T, w writer, next func() revision, shown func(revision) revision) map[string][]revision {
+	t.Helper()
+	histories := map[string][]revision{}
+	for i, write := range []struct {
+		key, value string
+		operation  jskv.Operation
+		do         func(key, value string) error
+	}{
+		{"put", "a", jskv.OpPut, func(key, value string) error { return w.put("b", key, value) }},
+		{"put", "b", jskv.OpPut, func(key, value string) error { return w.put("b", key, value) }},
+		{"put", "c", jskv.OpPut, func(key, value string) error { return w.update("b", key, value, 2) }},
+		{"create", "a", jskv.OpPut, func(key, value string) error { return w.create("b", key, value, 0) }},
+		{"delete", "a", jskv.OpPut, func(key, value string) error { return w.put("b", key, value) }},
+		{"delete", "", jskv.OpDelete, func(key, _ string) error { return w.delete("b", key) }},
+		{"purge", "a", jskv.OpPut, func(key, value string) error { return w.put("b", key, value) }},
+		{"purge", "", jskv.OpPurge, func(key, _ string) error { return w.purge("b", key, 0) }},
+		{"again", "", jskv.OpDelete, func(key, _ string) error { return w.delete("b", key) }},
+		{"again", "b", jskv.OpPut, func(key, value string) error { return w.create("b", key, value, 0) }},
+		{"empty", "", jskv.OpPut, func(key, value string) error { return w.put("b", key, value) }},
+		{"sue.color/a=1_2-3", "blue", jskv.OpPut, func(key, value string) error { return w.put("b", key, value) }},
+	} {
+		require.NoError(t, write.do(write.key, write.value), "%v %s", write.operation, write.key)
+		r := revision{write.key, write.value, uint64(i + 1), write.operation}
+		require.Equal(t, shown(r), next())
+		if r.Operation == jskv.OpPurge {
+			histories[r.Key] = nil
+		}
+		histories[r.Key] = append(histories[r.Key], r)
 	}
+	return histories
+}
+
+// requireHistories wants both to have exactly these histories, and to see the same otherwise.
+func (b *bench) requireHistories(bucket *jskv.Bucket[string], histories map[string][]revision) {
+	b.t.Helper()
+	for key, want := range histories {
+		require.Equal(b.t, want, b.client.history("b", key))
+		b.requireSame(bucket, key)
+	}
+	b.requireSame(bucket, "missing")
 }
 
 func TestJskvReadsWhatTheOtherClientWrites(t *testing.T) {
 	eachClient(t, func(t *testing.T, b *bench) {
 		bucket := b.theirs(jetstream.KeyValueConfig{History: 5})
-		c, w := b.client, watch(t, bucket)
-		requireSeen(t, newest(t, bucket), func(r revision) revision { return r }, func() revision { return revisionOf(next(t, w)) },
-			what{"put", "a", jskv.OpPut, func() error { return c.put("b", "put", "a") }},
-			what{"put", "b", jskv.OpPut, func() error { return c.put("b", "put", "b") }},
-			what{"put", "c", jskv.OpPut, func() error { return c.update("b", "put", "c", 2) }},
-			what{"create", "a", jskv.OpPut, func() error { return c.create("b", "create", "a", 0) }},
-			what{"delete", "a", jskv.OpPut, func() error { return c.put("b", "delete", "a") }},
-			what{"delete", "", jskv.OpDelete, func() error { return c.delete("b", "delete") }},
-			what{"purge", "a", jskv.OpPut, func() error { return c.put("b", "purge", "a") }},
-			what{"purge", "", jskv.OpPurge, func() error { return c.purge("b", "purge", 0) }},
-			what{"again", "", jskv.OpDelete, func() error { return c.delete("b", "again") }},
-			what{"again", "b", jskv.OpPut, func() error { return c.create("b", "again", "b", 0) }},
-			what{"empty", "", jskv.OpPut, func() error { return c.put("b", "empty", "") }},
-			what{"sue.color/a=1_2-3", "blue", jskv.OpPut, func() error { return c.put("b", "sue.color/a=1_2-3", "blue") }},
-		)
-		b.requireSame(bucket, "put", "create", "delete", "purge", "again", "empty", "sue.color/a=1_2-3", "missing")
+		w := watch(t, bucket)
+		b.requireHistories(bucket, writeEverything(t, b.client,
+			func() revision { return revisionOf(next(t, w)) },
+			func(r revision) revision { return r }))
 	})
 }
 
 func TestTheOtherClientReadsWhatJskvWrites(t *testing.T) {
 	eachClient(t, func(t *testing.T, b *bench) {
-		ctx := testContext(t)
 		bucket := ours(t, b.js, jetstream.KeyValueConfig{History: 5})
 		w := b.client.watch("b")
-		failed := func(_ uint64, err error) error { return err }
-		requireSeen(t, newest(t, bucket), w.shown, w.next,
-			what{"put", "a", jskv.OpPut, func() error { return failed(bucket.Put(ctx, "put", "a")) }},
-			what{"put", "b", jskv.OpPut, func() error { return failed(bucket.Put(ctx, "put", "b")) }},
-			what{"put", "c", jskv.OpPut, func() error { return failed(bucket.Update(ctx, "put", "c", 2)) }},
-			what{"create", "a", jskv.OpPut, func() error { return failed(bucket.Create(ctx, "create", "a")) }},
-			what{"delete", "a", jskv.OpPut, func() error { return failed(bucket.Put(ctx, "delete", "a")) }},
-			what{"delete", "", jskv.OpDelete, func() error { return failed(bucket.Delete(ctx, "delete")) }},
-			what{"purge", "a", jskv.OpPut, func() error { return failed(bucket.Put(ctx, "purge", "a")) }},
-			what{"purge", "", jskv.OpPurge, func() error { return failed(bucket.Purge(ctx, "purge")) }},
-			what{"again", "", jskv.OpDelete, func() error { return failed(bucket.Delete(ctx, "again")) }},
-			what{"again", "b", jskv.OpPut, func() error { return failed(bucket.Create(ctx, "again", "b")) }},
-			what{"empty", "", jskv.OpPut, func() error { return failed(bucket.Put(ctx, "empty", "")) }},
-			what{"sue.color/a=1_2-3", "blue", jskv.OpPut, func() error { return failed(bucket.Put(ctx, "sue.color/a=1_2-3", "blue")) }},
-		)
-		b.requireSame(bucket, "put", "create", "delete", "purge", "again", "empty", "sue.color/a=1_2-3", "missing")
+		b.requireHistories(bucket, writeEverything(t, jskvWriter{t, bucket}, w.next, w.shown))
 	})
 }
 
@@ -225,7 +255,7 @@ func TestNobodyTakesAKeyThatTheOthersCannotRead(t *testing.T) {
 			_, err := bucket.Put(testContext(t), key, "v")
 			require.ErrorIs(t, err, jskv.ErrInvalidKey, "%q", key)
 		}
-		require.Zero(t, newest(t, bucket)(), "nothing was stored")
+		require.Zero(t, newest(t, bucket), "nothing was stored")
 		for _, key := range []string{"-", "=", "/", "_", "_kv.reserved", "a/b=c-d_e.F.0", "--dash"} {
 			require.NoError(t, b.client.put("b", key, "theirs"), "%q", key)
 			value, err := bucket.Get(testContext(t), key)
