@@ -2,12 +2,16 @@ package jskv_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
 	"iter"
 	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -90,6 +94,8 @@ func BenchmarkPutMany(b *testing.B) {
 				}
 				return len(keys)
 			})
+			setConfig(b, js, "KV_b", map[string]any{"allow_batched": true})
+			perKey(b, "fast ingest", manyKeys, func() int { return ingest(b, js.Conn(), keys) })
 			perKey(b, "one by one", benchKeys, func() int {
 				for _, key := range keys[:benchKeys] {
 					if _, err := bucket.Put(ctx, key, benchValue); err != nil {
@@ -100,6 +106,48 @@ func BenchmarkPutMany(b *testing.B) {
 			})
 		})
 	}
+}
+
+// ingest is the floor of the server's fast-ingest batches (ADR-50), which are acknowledged by the
+// hundred: nothing is kept of what was sent, and whatever fails ends it.
+func ingest(b *testing.B, nc *nats.Conn, keys []string) int {
+	const window, flow = 2048, 500
+	inbox := nc.NewInbox()
+	acks, err := nc.SubscribeSync(inbox + ".>")
+	require.NoError(b, err)
+	defer func() { require.NoError(b, acks.Unsubscribe()) }()
+	var ack struct {
+		Type  string
+		Seq   int // of the batch, and in the last answer of the stream
+		Count int
+		Error *jetstream.APIError
+	}
+	receive := func() {
+		msg, err := acks.NextMsg(5 * time.Second)
+		if err != nil || json.Unmarshal(msg.Data, &ack) != nil || ack.Error != nil {
+			b.Fatal(err, ack.Error)
+		}
+	}
+	for i, key := range keys {
+		op := 1 // append
+		switch i {
+		case 0:
+			op = 0 // start
+		case len(keys) - 1:
+			op = 2 // commit
+		}
+		reply := fmt.Sprintf("%s.batch.%d.fail.%d.%d.$FI", inbox, flow, i+1, op)
+		if err := nc.PublishRequest("$KV.b."+key, reply, []byte(benchValue)); err != nil {
+			b.Fatal(err)
+		}
+		for i == 0 && ack.Type == "" || i-ack.Seq >= window {
+			receive()
+		}
+	}
+	for ack.Count == 0 {
+		receive()
+	}
+	return ack.Count
 }
 
 var storages = map[string]jetstream.StorageType{"file": jetstream.FileStorage, "memory": jetstream.MemoryStorage}
