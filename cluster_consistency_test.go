@@ -59,7 +59,7 @@ func answeredWhileLeadersChange(t *testing.T, cluster *jskvtest.Cluster) {
 			"History":    func(ctx context.Context) error { return last(b.History(ctx, "load.1")) },
 		} {
 			group.Go(func() {
-				for time.Now().Before(end) {
+				for found.unfinished(end, 50) {
 					err := ask(testContext(t))
 					found.check(err == nil || errors.Is(err, jskv.ErrKeyNotFound), "%s: %v", name, err)
 				}
@@ -78,7 +78,7 @@ func writesOfAnotherHandle(t *testing.T, cluster *jskvtest.Cluster) {
 	all := handles(t, cluster, 4)
 	writer, readers := all[3], all[:3]
 	var found findings
-	for i, end := 0, time.Now().Add(*duration); time.Now().Before(end); i++ {
+	for i, end := 0, time.Now().Add(*duration); found.unfinished(end, 18); i++ {
 		value := fmt.Sprint(i)
 		revision := mustPut(t, writer, "k", value)
 		fresh := mustPut(t, writer, "fresh."+value, value)
@@ -108,14 +108,13 @@ func writesOfAnotherHandle(t *testing.T, cluster *jskvtest.Cluster) {
 func readsNeverGoBack(t *testing.T, cluster *jskvtest.Cluster) {
 	all := handles(t, cluster, 7)
 	writer, readers := all[6], all[:6]
-	ctx, cancel := context.WithTimeout(context.Background(), *duration)
-	defer cancel()
+	end := time.Now().Add(*duration)
 	var (
 		found findings
 		group sync.WaitGroup
 	)
 	group.Go(func() {
-		for ctx.Err() == nil {
+		for found.unfinished(end, 100) {
 			_, err := writer.Put(testContext(t), "k", "v")
 			found.check(err == nil, "Put: %v", err)
 		}
@@ -123,7 +122,7 @@ func readsNeverGoBack(t *testing.T, cluster *jskvtest.Cluster) {
 	for i, b := range readers {
 		group.Go(func() {
 			revision := uint64(0)
-			for n := 0; ctx.Err() == nil; n++ {
+			for n := 0; found.unfinished(end, 100); n++ {
 				var options []jskv.ReadOption
 				if i%2 == 1 && n%10 == 0 {
 					options = append(options, jskv.FromLeader())

@@ -120,6 +120,9 @@ func (b *Bucket) collect(ctx context.Context, request []byte) (answers []*nats.M
 var errConnectionLost = errors.New("connection or server lost while reading")
 
 func (b *Bucket) collectOnce(ctx context.Context, subject string, request []byte, patience time.Duration) ([]*nats.Msg, *nats.Msg, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
 	in := b.answers
 	if in == nil {
 		var err error
