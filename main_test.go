@@ -3,6 +3,8 @@ package jskv_test
 import (
 	"context"
 	"flag"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -26,7 +28,20 @@ func needsTrouble(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	moreParallel()
 	goleak.VerifyTestMain(m)
+}
+
+// moreParallel has twice as many tests run at a time as there are processors, unless the command
+// line says otherwise: most of them wait for servers most of the time.
+func moreParallel() {
+	const name = "test.parallel"
+	said := false
+	flag.Visit(func(f *flag.Flag) { said = said || f.Name == name })
+	if !said {
+		_ = flag.Set(name, strconv.Itoa(2*runtime.GOMAXPROCS(0))) // fails for what is no number
+	}
 }
 
 // testContext bounds a test's requests far above what they need.
