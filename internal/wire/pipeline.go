@@ -50,6 +50,7 @@ type sent struct {
 	epoch uint64 // of the connection when it was sent
 	write Write
 	bytes int
+	lost  bool // it was sent before, and no answer came
 }
 
 // NewPipeline starts a pipeline with at most `most` writes on their way, 0 for the default. report
@@ -74,13 +75,21 @@ func (p *Pipeline) Close(cause error) {
 	_ = p.sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
 	p.drain()
 	for _, id := range slices.Sorted(maps.Keys(p.again)) {
-		p.report(p.again[id].write.Key, cause)
+		p.unsent(p.again[id], cause)
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.pending)) {
 		p.report(p.pending[id].write.Key, p.outcome(p.pending[id].write.Key, cause))
 	}
 	clear(p.again)
 	clear(p.pending)
+}
+
+// unsent reports a write that was not sent, or not again.
+func (p *Pipeline) unsent(s sent, err error) {
+	if s.lost {
+		err = p.outcome(s.write.Key, err)
+	}
+	p.report(s.write.Key, err)
 }
 
 // outcome is the error of a write that was sent and not acknowledged.
@@ -128,7 +137,7 @@ func (p *Pipeline) Flush() error {
 func (p *Pipeline) send(s sent) error {
 	header, err := p.b.header(p.ctx, &s.write)
 	if err != nil {
-		p.report(s.write.Key, err)
+		p.unsent(s, err)
 		return p.ctx.Err()
 	}
 	if s.write.id != "" {
@@ -145,7 +154,7 @@ func (p *Pipeline) send(s sent) error {
 		p.report(s.write.Key, fmt.Errorf("%w: %w", ErrValueTooLarge, err))
 		return nil
 	case err != nil:
-		p.report(s.write.Key, err)
+		p.unsent(s, err)
 		return err
 	}
 	s.epoch = p.b.epoch()
@@ -208,8 +217,14 @@ func (p *Pipeline) resend() error {
 	}
 	again := p.again
 	p.again = map[int]sent{}
+	stored := maps.Clone(p.acked) // the newest write of each key that is stored, or may be
+	for id, s := range again {
+		if s.lost {
+			stored[s.write.Key] = max(id, stored[s.write.Key])
+		}
+	}
 	for _, id := range slices.Sorted(maps.Keys(again)) {
-		if p.acked[again[id].write.Key] > id {
+		if stored[again[id].write.Key] > id {
 			continue
 		}
 		if err := p.send(again[id]); err != nil {
@@ -253,8 +268,10 @@ func (p *Pipeline) unanswered() error {
 		return nats.ErrTimeout
 	}
 	for _, id := range ids {
-		p.refused(p.pending[id])
-		p.bytes -= p.pending[id].bytes
+		s := p.pending[id]
+		s.lost = true
+		p.refused(s)
+		p.bytes -= s.bytes
 		delete(p.pending, id)
 	}
 	return nil
