@@ -121,3 +121,22 @@ func TestAWriteWhoseAnswerIsNotPermittedMayHaveHappened(t *testing.T) {
 	requireIs(t, err, jskv.ErrPermission)
 	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
 }
+
+// The connection reports every violation, also those that have nothing to do with the bucket.
+func TestAViolationOfSomethingElseDoesNotExplainALostAnswer(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Subscribe: &server.SubjectPermission{Allow: []string{"_INBO.>"}}})
+	createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	nc := proxy.Conn(as("guest"), quiet, nats.CustomInboxPrefix("_INBO"))
+	b := openBucket(t, hasty(t, nc, 300*time.Millisecond))
+	_, err := nc.SubscribeSync("_INBOX.another")
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+	require.ErrorIs(t, nc.LastError(), nats.ErrPermissionViolation)
+
+	proxy.Stall(jskvtest.ToClient)
+	_, err = b.Put(context.Background(), "k", "v")
+	requireIs(t, err, jskv.ErrOutcomeUnknown, nats.ErrTimeout)
+	require.NotErrorIs(t, err, jskv.ErrPermission)
+}
