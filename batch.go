@@ -22,7 +22,7 @@ type Batch[T any] struct {
 	err    error // of the first operation that was wrong
 }
 
-// NewBatch returns an empty batch.
+// NewBatch returns an empty batch. It asks nobody.
 func (b *Bucket[T]) NewBatch() *Batch[T] { return &Batch[T]{bucket: b} }
 
 // Put adds a write of value, whatever is there.
@@ -41,12 +41,13 @@ func (x *Batch[T]) Update(key string, value T, revision uint64, opts ...WriteOpt
 	return x.add("update", wire.Write{Key: key, Expect: true, Revision: revision}, &value, opts)
 }
 
-// Delete adds a delete marker.
+// Delete adds a delete marker, whether the key is there or not. IfRevision makes it conditional.
 func (x *Batch[T]) Delete(key string, opts ...WriteOption) *Batch[T] {
 	return x.add("delete", wire.Write{Key: key, Op: wire.OpDelete}, nil, opts)
 }
 
-// Purge adds a marker that drops the key's older revisions.
+// Purge adds a marker that drops the key's older revisions. TTL and IfRevision work as in
+// Bucket.Purge.
 func (x *Batch[T]) Purge(key string, opts ...WriteOption) *Batch[T] {
 	return x.add("purge", wire.Write{Key: key, Op: wire.OpPurge}, nil, opts)
 }
@@ -64,7 +65,8 @@ func (x *Batch[T]) Require(key string, revision uint64) *Batch[T] {
 	return x
 }
 
-// Len returns the number of writes.
+// Len returns the number of writes that were added, without those that are wrong and without what is
+// only required.
 func (x *Batch[T]) Len() int { return len(x.batch.Writes) }
 
 func (x *Batch[T]) add(op string, w wire.Write, value *T, opts []WriteOption) *Batch[T] {
@@ -84,7 +86,8 @@ func (x *Batch[T]) fail(op, key string, err error) {
 
 // Commit stores the writes and returns the revision that each made, in the order in which they
 // were added. Nothing is stored unless everything is. One round trip; none for an empty batch.
-// A batch with one write is stored as a conditional write, which needs no WithTransactions.
+// A batch with one write is stored as a conditional write, which needs no WithTransactions. Called
+// again it stores the writes again.
 //
 // Errors: those of the operations; a *RevisionError that names the key whose condition failed,
 // ErrKeyExists for a Create; ErrTransactionsDisabled; ErrTooManyOperations over the server's
@@ -111,7 +114,7 @@ func (b *Bucket[T]) batchFailed(op string, err error) error {
 
 // BatchPosition says which part of a batch an entry is.
 type BatchPosition struct {
-	ID       string // of the batch
+	ID       string // of the batch, the same for all its writes
 	Sequence int    // 1 for its first write
 	Last     bool   // its last write
 }

@@ -16,7 +16,7 @@ import (
 // bucket; several are not. It has seen what Entry has seen. Missing and deleted keys are not in the map.
 //
 // Values that do not decode are left out, and reported by *DecodeErrors joined into the error; the
-// other entries are returned beside it. Other errors as Entry.
+// other entries are returned beside it. Other errors are those of Entry, and return no entries.
 func (b *Bucket[T]) GetMany(ctx context.Context, keys ...string) (map[string]Entry[T], error) {
 	found, err := b.core.GetMany(ctx, keys)
 	if err != nil {
@@ -59,8 +59,9 @@ func Progress(report func(done int)) BulkOption {
 	return bulkOption(func(opts *bulkOptions) { opts.progress = report })
 }
 
-// MaxPending bounds how many writes may be on their way to the server, at least one. The default
-// is 2048. Whatever it is, no more than 16 MB are.
+// MaxPending bounds how many writes may be on their way to the server, from 1 (less is an
+// ErrInvalidOption) to 65536 (more is taken for that). The default is 2048. Whatever it is, no more
+// than 16 MB are.
 func MaxPending(n int) BulkOption {
 	return bulkOption(func(opts *bulkOptions) { opts.maxPending, opts.hasPending = n, true })
 }
@@ -126,10 +127,11 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 	return done, &BulkError{Bucket: b.Name(), Failed: failures, cause: cause}
 }
 
-// BulkError lists the keys of which a write failed, and why.
+// BulkError lists the keys of which a write failed, and why. It Is every one of these errors, and
+// what ended the writing early.
 type BulkError struct {
-	Bucket string
-	Failed map[string]error
+	Bucket string           // the bucket's name
+	Failed map[string]error // why, by key: of the last write that failed, or of one that is ErrOutcomeUnknown
 
 	cause error // what ended the writing before its end, if that happened
 }

@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"context"
+	"maps"
 	"strconv"
 	"sync"
 	"testing"
@@ -56,6 +57,23 @@ func TestPutManyWithIdsSendsAgainWhatWasLost(t *testing.T) {
 }
 
 // The older value of a key was lost with the connection, and sent again behind the newer one.
+// It was sent and is to be sent again, which its time does not allow.
+func TestPutManyWithIdsDoesNotKnowWhatItCouldNotSendAgain(t *testing.T) {
+	t.Parallel()
+	srv := jskvtest.NewServer(t)
+	near := createBucket(t, srv.JetStream(), jetstream.KeyValueConfig{})
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	b := openIdempotent(t, hasty(t, proxy.Conn(), 200*time.Millisecond))
+	proxy.Stall(jskvtest.ToClient)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	done, err := b.PutMany(ctx, maps.All(map[string]string{"k": "v"}))
+	require.Zero(t, done)
+	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	require.False(t, jskv.SafeToRetry(err))
+	require.Equal(t, "Put v", history(t, near, "k"), "it was stored")
+}
+
 func TestPutManyWithIdsKeepsTheOrderOfOneKey(t *testing.T) {
 	t.Parallel()
 	for name, acknowledged := range map[string]bool{"the newer one was acknowledged": true, "its acknowledgement was lost too": false} {

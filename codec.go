@@ -4,20 +4,26 @@ import (
 	"encoding/json"
 )
 
-// Codec turns values into bytes and back. Implementations are safe for concurrent use. The
-// bytes that Encode returns are not written to; Decode may keep the bytes that it is given.
+// Codec turns values into bytes and back. Implementations are safe for concurrent use.
 type Codec[T any] interface {
+	// Encode returns the bytes to store, which nobody writes to. Its error is that of the write,
+	// which then stores nothing.
 	Encode(value T) ([]byte, error)
+
+	// Decode returns the value of stored bytes, which it may keep. Its error comes to the reader in
+	// a *DecodeError.
 	Decode(data []byte) (T, error)
 }
 
-// JSON is the codec of encoding/json: what `nats kv get` shows and other languages read as JSON.
+// JSON is the codec of encoding/json: what `nats kv get` shows and other languages read as JSON. As
+// there, fields that T does not have are ignored, and a field that is missing keeps its zero value.
 func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
 
 // String stores the bytes of the string as they are, as `nats kv put` writes them.
 func String() Codec[string] { return stringCodec{} }
 
-// Bytes stores bytes as they are. A value that was read belongs to the reader.
+// Bytes stores bytes as they are. A value that was read belongs to the reader; one that is written
+// must not be changed before the write returns.
 func Bytes() Codec[[]byte] { return bytesCodec{} }
 
 type jsonCodec[T any] struct{}

@@ -34,13 +34,13 @@ func (op Operation) String() string {
 // Entry is one revision of one key: a value, safe to copy and to keep. The zero value is no
 // revision.
 type Entry[T any] struct {
-	Bucket    string
-	Key       string
-	Value     T         // the zero value for a delete marker and where values were not asked for
-	Revision  uint64    // counts the writes of the whole bucket; the stream's sequence
-	Created   time.Time // when the server stored it
-	Delta     uint64    // how many matching revisions were still to come when this one was sent; 0 from a read of single keys
-	Operation Operation
+	Bucket    string      // the name that the handle was opened with
+	Key       string      // without the bucket's prefix
+	Value     T           // the zero value for a delete marker and where values were not asked for
+	Revision  uint64      // counts the writes of the whole bucket; the stream's sequence
+	Created   time.Time   // when the server stored it
+	Delta     uint64      // how many matching revisions were still to come when this one was sent; 0 from a read of single keys
+	Operation Operation   // what the revision did to the key
 	Header    nats.Header // the message's headers, nil when there are none
 }
 

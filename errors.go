@@ -50,14 +50,15 @@ var (
 	// Is jetstream.ErrInvalidOption.
 	ErrInvalidOption = wire.ErrInvalidOption
 
-	// ErrWatcherStopped: Stop was called.
+	// ErrWatcherStopped: Stop was called on the Watcher or RawMessages that was read.
 	ErrWatcherStopped = wire.ErrWatcherStopped
 
 	// ErrTransactionsDisabled: the bucket does not accept atomic batches.
 	// CreateOrUpdateBucket with WithTransactions enables them.
 	ErrTransactionsDisabled = wire.ErrTransactionsDisabled
 
-	// ErrTooManyOperations: a batch is larger than the server allows.
+	// ErrTooManyOperations: a batch has more writes than the server allows (1000 by default), or
+	// requires more keys than can be read at one moment (1024). Nothing was stored.
 	ErrTooManyOperations = wire.ErrTooManyOperations
 
 	// ErrInvalidFilter: not a NATS subject pattern over keys, also when a wildcard is part of a
@@ -77,13 +78,16 @@ var (
 	// the server's largest payload. Nothing was stored.
 	ErrValueTooLarge = wire.ErrValueTooLarge
 
-	// ErrPermission: no answer came, and the server reported that the account may not publish the
-	// request or receive its answer. Nothing was stored. Is nats.ErrPermissionViolation. It is
-	// found when the deadline passes: the server reports such a violation beside the request.
+	// ErrPermission: no answer came, and the server reported that the user may not publish the
+	// request or receive its answer; the text names the subject. Nothing was stored, unless the
+	// error is ErrOutcomeUnknown too: it was the answer that was not permitted. Is
+	// nats.ErrPermissionViolation. The server reports such a violation beside the request, so a
+	// read takes half a second to find it, a write its whole time. docs/permissions.md lists what
+	// each verb needs.
 	ErrPermission = wire.ErrPermission
 
 	// ErrWrongStream: a stream that is not the bucket's stored the write, because its subjects
-	// overlap with the bucket's.
+	// overlap with the bucket's. The bucket has not got it.
 	ErrWrongStream = wire.ErrWrongStream
 )
 
@@ -97,7 +101,7 @@ func SafeToRetry(err error) bool {
 
 // RevisionError says which key was at which revision. It Is ErrRevisionMismatch.
 type RevisionError struct {
-	Bucket, Key      string
+	Bucket, Key      string // where
 	Expected, Actual uint64 // Actual is 0 when the key has no revision at all
 
 	op string
@@ -114,10 +118,10 @@ func (e *RevisionError) Unwrap() error { return ErrRevisionMismatch }
 // DecodeError carries what could not be decoded. The entry beside it has everything but the
 // value.
 type DecodeError struct {
-	Bucket, Key string
-	Revision    uint64
-	Data        []byte
-	Err         error // the codec's error
+	Bucket, Key string // where
+	Revision    uint64 // of the key
+	Data        []byte // what is stored
+	Err         error  // the codec's error
 }
 
 // Error names the bucket, the key and the revision, and the codec's error.

@@ -42,12 +42,9 @@ func TestEveryVerbSaysThatAPermissionIsMissing(t *testing.T) {
 	mustPut(t, admin, "k", "v")
 	_, err := admin.Delete(testContext(t), "deleted")
 	require.NoError(t, err)
-	buckets := map[string]*jskv.Bucket[string]{}
-	for _, v := range verbs {
-		// The server reports violations on the connection: each has its own.
-		buckets[v.name] = openBucket(t, hasty(t, srv.Conn(as("guest"), quiet), 300*time.Millisecond))
-	}
-	together(t, func(v verb) error { return v.call(context.Background(), buckets[v.name]) }, func(t *testing.T, v verb, err error) {
+	// The server reports violations on the connection, which all share.
+	b := openBucket(t, hasty(t, srv.Conn(as("guest"), quiet), 500*time.Millisecond))
+	together(t, func(v verb) error { return v.call(context.Background(), b) }, func(t *testing.T, v verb, err error) {
 		if v.name == "Status" || v.name == "Stream Info" {
 			require.NoError(t, err, "this one is allowed")
 			return
@@ -123,4 +120,23 @@ func TestAWriteWhoseAnswerIsNotPermittedMayHaveHappened(t *testing.T) {
 	_, err = b.Get(context.Background(), "k")
 	requireIs(t, err, jskv.ErrPermission)
 	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+}
+
+// The connection reports every violation, also those that have nothing to do with the bucket.
+func TestAViolationOfSomethingElseDoesNotExplainALostAnswer(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Subscribe: &server.SubjectPermission{Allow: []string{"_INBO.>"}}})
+	createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	nc := proxy.Conn(as("guest"), quiet, nats.CustomInboxPrefix("_INBO"))
+	b := openBucket(t, hasty(t, nc, 300*time.Millisecond))
+	_, err := nc.SubscribeSync("_INBOX.another")
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+	require.ErrorIs(t, nc.LastError(), nats.ErrPermissionViolation)
+
+	proxy.Stall(jskvtest.ToClient)
+	_, err = b.Put(context.Background(), "k", "v")
+	requireIs(t, err, jskv.ErrOutcomeUnknown, nats.ErrTimeout)
+	require.NotErrorIs(t, err, jskv.ErrPermission)
 }

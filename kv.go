@@ -27,8 +27,9 @@ type Bucket[T any] struct {
 // (else ErrBucketExists). What it creates is the stream that every other NATS client would create
 // for cfg (ADR-8), plus what the options ask for.
 //
-// Errors: ErrInvalidBucketName, ErrInvalidOption for a configuration that makes no sense or that
-// the server does not support, and what the server refuses.
+// Errors: ErrInvalidBucketName; ErrInvalidOption for a configuration that makes no sense or that
+// the server does not support, and when codec is nil; ErrBucketExists, ErrPermission; and what the
+// server refuses, as too little storage.
 func CreateBucket[T any](ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, codec Codec[T], opts ...BucketOption) (*Bucket[T], error) {
 	return bind("create bucket", cfg.Bucket, codec, func() (*wire.Bucket, error) {
 		return wire.Create(ctx, js, cfg, bucketOptions(opts))
@@ -40,7 +41,8 @@ func CreateBucket[T any](ctx context.Context, js jetstream.JetStream, cfg jetstr
 // client resets it: a history of 10 becomes 1 and the older revisions are gone.) Metadata that
 // is stated replaces the bucket's, except for the server's own.
 //
-// Errors: as CreateBucket, and a change that the server does not allow.
+// Errors: as CreateBucket but for ErrBucketExists, and a change that the server does not allow, as
+// of the storage.
 func CreateOrUpdateBucket[T any](ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, codec Codec[T], opts ...BucketOption) (*Bucket[T], error) {
 	return bind("update bucket", cfg.Bucket, codec, func() (*wire.Bucket, error) {
 		return wire.CreateOrUpdate(ctx, js, cfg, bucketOptions(opts))
@@ -49,7 +51,12 @@ func CreateOrUpdateBucket[T any](ctx context.Context, js jetstream.JetStream, cf
 
 // OpenBucket binds to an existing bucket, made by any client. A mirror reads its own copy and
 // sends writes to its origin; a bucket of another JetStream domain is reached through a
-// JetStream made for that domain. ErrBucketNotFound when there is none.
+// JetStream made for that domain. One request, two for a mirror. Many handles on one bucket may be
+// opened; each reads its own writes.
+//
+// Errors: ErrBucketNotFound, ErrInvalidBucketName, ErrPermission, ErrInvalidOption when codec is
+// nil, ErrTransactionsDisabled with WithTransactions, jetstream.ErrBadBucket for a stream that is no
+// bucket.
 func OpenBucket[T any](ctx context.Context, js jetstream.JetStream, bucket string, codec Codec[T], opts ...BucketOption) (*Bucket[T], error) {
 	return bind("open bucket", bucket, codec, func() (*wire.Bucket, error) {
 		return wire.Open(ctx, js, bucket, bucketOptions(opts))
@@ -67,13 +74,16 @@ func bind[T any](op, bucket string, codec Codec[T], open func() (*wire.Bucket, e
 	return &Bucket[T]{core: core, codec: codec}, nil
 }
 
-// DeleteBucket deletes a bucket with all its keys. ErrBucketNotFound when there is none.
+// DeleteBucket deletes a bucket with all its keys, for good. Watchers of it end with
+// ErrBucketNotFound, caches become empty. Errors: ErrBucketNotFound, ErrInvalidBucketName,
+// ErrPermission.
 func DeleteBucket(ctx context.Context, js jetstream.JetStream, bucket string) error {
 	return failed("delete bucket", bucket, "", wire.Delete(ctx, js, bucket))
 }
 
-// BucketNames yields the names of all buckets of the account, mirrors included. An error is the
-// last pair.
+// BucketNames yields the names of all buckets of the account, mirrors included, in no order that is
+// promised. It asks for a page of names at a time: one that is made or deleted meanwhile may be in
+// it or not. An error (ErrPermission, the context's, a timeout) is the last pair.
 func BucketNames(ctx context.Context, js jetstream.JetStream) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for name, err := range wire.Names(ctx, js) {
@@ -93,17 +103,18 @@ func As[U, T any](b *Bucket[T], codec Codec[U]) *Bucket[U] {
 	return &Bucket[U]{core: b.core, codec: codec}
 }
 
-// Name returns the bucket's name.
+// Name returns the bucket's name, without a prefix. It asks nobody.
 func (b *Bucket[T]) Name() string { return b.core.Name() }
 
 // Status asks for the bucket's state and configuration. The concrete type is
-// *jetstream.KeyValueBucketStatus.
+// *jetstream.KeyValueBucketStatus. Errors: ErrBucketNotFound, ErrPermission, and the context's or a
+// timeout.
 func (b *Bucket[T]) Status(ctx context.Context) (jetstream.KeyValueStatus, error) {
 	status, err := b.core.Status(ctx)
 	return status, b.failed("status", "", err)
 }
 
-// Stream is the raw view of the stream KV_<bucket> under the bucket.
+// Stream is the raw view of the stream KV_<bucket> under the bucket (ADR-8). It asks nobody.
 func (b *Bucket[T]) Stream() *RawStream { return &RawStream{core: b.core} }
 
 func (b *Bucket[T]) failed(op, key string, err error) error {
@@ -116,7 +127,11 @@ func (b *Bucket[T]) failed(op, key string, err error) error {
 //
 // ErrKeyNotFound when there is none; when the key was deleted, the Entry returned beside that
 // error still carries the marker's revision, time and operation. A value that does not decode
-// gives a *DecodeError and the entry without it.
+// gives a *DecodeError and the entry without it. Other errors of every read: ErrInvalidKey and
+// ErrInvalidOption before anything is sent; ErrBucketNotFound, ErrPermission; the context's, or
+// nats.ErrTimeout after the default timeout, when no answer came or no server has seen enough.
+//
+// As a rule it is one request, a direct get (ADR-31), which any server with a copy answers.
 func (b *Bucket[T]) Entry(ctx context.Context, key string, opts ...ReadOption) (Entry[T], error) {
 	return b.read(ctx, "get", key, opts)
 }
@@ -143,7 +158,7 @@ func (b *Bucket[T]) read(ctx context.Context, op, key string, opts []ReadOption)
 	return e, err
 }
 
-// Get is Entry for those who want the value alone.
+// Get is Entry for those who want the value alone, which is the zero value beside an error.
 func (b *Bucket[T]) Get(ctx context.Context, key string, opts ...ReadOption) (T, error) {
 	e, err := b.Entry(ctx, key, opts...)
 	return e.Value, err
@@ -164,7 +179,7 @@ func (b *Bucket[T]) Create(ctx context.Context, key string, value T, opts ...Wri
 	return b.write(ctx, "create", wire.Write{Key: key, Create: true}, &value, opts)
 }
 
-// Update succeeds only when revision is the key's newest, a marker's included; else it returns a
+// Update stores value only when revision is the key's newest, a marker's included; else it returns a
 // *RevisionError, which Is ErrRevisionMismatch and never ErrKeyExists. Revision 0 means that the
 // key must have no revision at all, not even a marker. Other errors as Put.
 func (b *Bucket[T]) Update(ctx context.Context, key string, value T, revision uint64, opts ...WriteOption) (uint64, error) {
@@ -216,9 +231,12 @@ func (b *Bucket[T]) prepare(w *wire.Write, value *T, opts []WriteOption) error {
 
 // Modify reads key, calls fn and writes what it returns if nobody wrote in between; else it
 // starts over, with jittered backoff, until ctx ends. (Each read and write has its own bound where
-// ctx has none: a server that does not answer ends it.) fn may run more than once. exists is false when the key has no value; current then still has the revision
-// of a marker, if there is one. An error of fn ends it and is returned as it is, with nothing
-// written. It returns the entry that it wrote, without its time, which only a read tells.
+// ctx has none: a server that does not answer ends it.) fn may run more than once. exists is false
+// when the key has no value; current then still has the revision of a marker, if there is one. It
+// returns the entry that it wrote, without its time, which only a read tells.
+//
+// An error of fn ends it and is returned as it is, with nothing written. Other errors as Entry, but
+// for ErrKeyNotFound, and Put; one of the context tells of the last conflict.
 func (b *Bucket[T]) Modify(ctx context.Context, key string, fn func(current Entry[T], exists bool) (T, error), opts ...WriteOption) (Entry[T], error) {
 	const op = "modify"
 	w := wire.Write{Key: key, Expect: true}
@@ -256,7 +274,9 @@ func (b *Bucket[T]) Modify(ctx context.Context, key string, fn func(current Entr
 // PurgeDeletes removes delete markers (of TTLs that ran out too) older than olderThan and what is
 // under them, and returns how many. It never touches a key that was written again meanwhile.
 // 0 means every marker; less is an ErrInvalidOption. Ages are the server's: its clock gave both
-// times. On an error the markers that were counted are gone.
+// times. It reads the headers of the whole bucket, and sends a request for each marker. On an error
+// (ErrBucketNotFound, ErrPermission, the context's, a timeout) the markers that were counted are
+// gone.
 func (b *Bucket[T]) PurgeDeletes(ctx context.Context, olderThan time.Duration) (int, error) {
 	n, err := b.core.PurgeMarkers(ctx, olderThan)
 	return n, b.failed("purge deletes", "", err)

@@ -21,8 +21,8 @@ func repositoryFile(t *testing.T, name string) string {
 	return string(text)
 }
 
-// named are the files and folders that a page names in code: `kv.go`, `embedded/`.
-func named(page string) []string {
+// writtenIn are the files and folders that a page names in code: `kv.go`, `embedded/`.
+func writtenIn(page string) []string {
 	var names []string
 	for _, match := range regexp.MustCompile("`([a-z0-9_./*-]+(?:\\.go|/))`").FindAllStringSubmatch(page, -1) {
 		names = append(names, match[1])
@@ -52,7 +52,7 @@ func folders(t *testing.T) []string {
 
 func TestEveryFileIsOnThePageThatShowsTheHouse(t *testing.T) {
 	t.Parallel()
-	page := named(repositoryFile(t, "docs/layout.md"))
+	page := writtenIn(repositoryFile(t, "docs/layout.md"))
 	for _, folder := range []string{".", "internal/wire"} {
 		files, err := filepath.Glob(filepath.Join(folder, "*.go"))
 		require.NoError(t, err)
@@ -85,7 +85,7 @@ func TestEveryFolderIsOnThePageThatShowsTheHouse(t *testing.T) {
 // In the text a file of the core may go by its last name.
 func TestEveryFileThatThePageShowsIsThere(t *testing.T) {
 	t.Parallel()
-	names := named(repositoryFile(t, "docs/layout.md"))
+	names := writtenIn(repositoryFile(t, "docs/layout.md"))
 	require.Greater(t, len(names), 40)
 	for _, name := range names {
 		found := 0

@@ -21,7 +21,8 @@ import (
 // A sequence of this package that ends without an error was complete; a non-nil error is the
 // last pair. Nothing is sent before the first step, breaking out releases everything, and a
 // sequence can be ranged over again. Where ctx has no deadline, a server that does not answer
-// for the default timeout (5 s) ends the sequence with an error.
+// for the default timeout (5 s) ends the sequence with an error. Others: ErrInvalidFilter,
+// ErrBucketNotFound, ErrBucketReplaced, ErrPermission, the context's.
 func (b *Bucket[T]) Keys(ctx context.Context, filters ...string) iter.Seq2[string, error] {
 	filters = append([]string(nil), filters...)
 	return func(yield func(string, error) bool) {

@@ -19,8 +19,8 @@ import (
 )
 
 // hubAndLeaf are two servers, each with a JetStream domain of its own, of which the leaf knows
-// the hub.
-func hubAndLeaf(t *testing.T) (hub, leaf *jskvtest.Server) {
+// the hub. The options are for the leaf: a user "admin" that it may have is used.
+func hubAndLeaf(t *testing.T, options ...jskvtest.Option) (hub, leaf *jskvtest.Server) {
 	t.Helper()
 	var opts *server.Options
 	hub = jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
@@ -28,12 +28,12 @@ func hubAndLeaf(t *testing.T) (hub, leaf *jskvtest.Server) {
 		opts = o
 	}))
 	address := &url.URL{Scheme: "nats-leaf", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(opts.LeafNode.Port))}
-	leaf = jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
+	leaf = jskvtest.NewServer(t, append(options, jskvtest.WithOptions(func(o *server.Options) {
 		o.JetStreamDomain = "leaf"
 		o.LeafNode.ReconnectInterval = 50 * time.Millisecond
 		o.LeafNode.Remotes = []*server.RemoteLeafOpts{{URLs: []*url.URL{address}}}
-	}))
-	js, err := jetstream.NewWithDomain(leaf.Conn(), "hub")
+	}))...)
+	js, err := jetstream.NewWithDomain(leaf.Conn(as("admin")), "hub")
 	require.NoError(t, err)
 	eventually(t, func() bool {
 		_, err := js.AccountInfo(testContext(t))

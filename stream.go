@@ -25,13 +25,16 @@ func (s *RawStream) Name() string { return s.core.StreamName() }
 // stores its origin's. It does not check the key.
 func (s *RawStream) Subject(key string) string { return s.core.Subject(key) }
 
-// Info asks for the stream's configuration and state. ErrBucketNotFound when it is gone.
+// Info asks for the stream's configuration and state. Errors: ErrBucketNotFound when it is gone,
+// ErrPermission, and the context's or a timeout.
 func (s *RawStream) Info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	info, err := s.core.Info(ctx)
 	return info, failed("info of", s.core.Name(), "", err)
 }
 
-// JetStream returns the stream as package jetstream has it, for everything else.
+// JetStream returns the stream as package jetstream has it, for everything else. Its errors are
+// those of that package. What it changes, the handles of the bucket do not know as theirs: they are
+// not sure to read it at once.
 func (s *RawStream) JetStream() jetstream.Stream { return s.core.Stream() }
 
 // RawOption changes what Messages reads.
@@ -70,14 +73,14 @@ func RawHeadersOnly() RawOption {
 
 // RawMessage is one message of the stream.
 type RawMessage struct {
-	Subject   string
-	Key       string // the subject without the bucket's prefix
-	Sequence  uint64
-	Time      time.Time // when the server stored it
-	Pending   uint64    // how many matching messages were still to come when this one was sent
-	Header    nats.Header
-	Data      []byte
-	Operation Operation
+	Subject   string      // that it is stored under
+	Key       string      // the subject without the bucket's prefix
+	Sequence  uint64      // the revision
+	Time      time.Time   // when the server stored it
+	Pending   uint64      // how many matching messages were still to come when this one was sent
+	Header    nats.Header // nil when there is none
+	Data      []byte      // the reader's to keep and to change
+	Operation Operation   // what the headers make of it
 }
 
 // RawMessages reads a stream's messages in sequence order. One goroutine reads it at a time; Stop
@@ -149,5 +152,6 @@ func (m *RawMessages) All() iter.Seq2[RawMessage, error] {
 	}
 }
 
-// Stop ends the reading, as Watcher.Stop does.
+// Stop ends the reading and waits until nothing of it is left, as Watcher.Stop does. It may be called
+// twice, from any goroutine, and from inside the loop.
 func (m *RawMessages) Stop() { m.reader.Stop() }

@@ -67,15 +67,16 @@ type Tx[T any] struct {
 	err    error                // of a read or write, which fails the transaction whatever fn makes of it
 }
 
-// Get returns the value of key. It sees the transaction's own writes. ErrKeyNotFound when there is
-// none; any other error is the end of this attempt: return it.
+// Get returns the value of key, of the moment of the transaction's first read, or of its own last
+// write. ErrKeyNotFound when there is none, a *DecodeError when it does not decode; any other error
+// (ErrInvalidKey, or what Transact makes a retry of) is the end of this attempt: return it.
 func (tx *Tx[T]) Get(key string) (T, error) {
 	e, err := tx.Entry(key)
 	return e.Value, err
 }
 
-// Entry returns the newest revision of key, as Get does the value. An own write has no revision
-// yet: it is 0.
+// Entry returns the newest revision of key, as Get does the value. The transaction's own write has no
+// revision and no time yet. Errors as Get; with ErrKeyNotFound comes the marker, if there is one.
 func (tx *Tx[T]) Entry(key string) (Entry[T], error) {
 	const op = "get"
 	if own, ok := tx.writes[key]; ok {
@@ -153,12 +154,14 @@ func (tx *Tx[T]) read(op string, keys []string) (map[string]wire.Message, error)
 	return nil, tx.err
 }
 
-// Put writes value when the transaction commits.
+// Put writes value when the transaction commits; of several writes of a key the last one counts. An
+// invalid key fails the transaction.
 func (tx *Tx[T]) Put(key string, value T) {
 	tx.write("put", key, &Entry[T]{Bucket: tx.bucket.Name(), Key: key, Value: value})
 }
 
-// Delete leaves a delete marker when the transaction commits.
+// Delete leaves a delete marker when the transaction commits, whether the key is there or not. An
+// invalid key fails the transaction.
 func (tx *Tx[T]) Delete(key string) { tx.write("delete", key, nil) }
 
 func (tx *Tx[T]) write(op, key string, e *Entry[T]) {

@@ -9,7 +9,7 @@ import (
 	"github.com/seed646b090f/jskv/internal/wire"
 )
 
-// AllKeys is the filter that every key matches.
+// AllKeys is the filter that every key matches: ">".
 const AllKeys = wire.AllKeys
 
 // WatchOption changes what a watcher delivers.
@@ -32,7 +32,8 @@ type watchOption func(*watchOptions)
 
 func (o watchOption) applyWatch(opts *watchOptions) { o(opts) }
 
-// AndFilter watches what these filters match as well. They may overlap.
+// AndFilter watches what these filters match as well. They may overlap, with each other and with the
+// one of Watch; a key that several match comes once.
 func AndFilter(filters ...string) WatchOption {
 	filters = append([]string(nil), filters...)
 	return watchOption(func(opts *watchOptions) { opts.filters = append(opts.filters, filters...) })
@@ -44,12 +45,14 @@ func UpdatesOnly() WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.updatesOnly = true })
 }
 
-// WithHistory makes the snapshot all stored revisions, not just the newest of every key.
+// WithHistory makes the snapshot all stored revisions, oldest first, not just the newest of every
+// key. It excludes UpdatesOnly.
 func WithHistory() WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.history = true })
 }
 
-// IgnoreDeletes leaves markers out.
+// IgnoreDeletes leaves markers out, of Delete, of Purge and of TTLs that ran out. By default they are
+// delivered, in the snapshot too.
 func IgnoreDeletes() WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.ignore = true })
 }
@@ -211,7 +214,8 @@ func ends(err error) bool {
 	return !decode
 }
 
-// Synced reports whether the whole snapshot has been handed out.
+// Synced reports whether the whole snapshot has been handed out; of UpdatesOnly it is from the
+// beginning. It may be called from any goroutine.
 func (w *Watcher[T]) Synced() bool { return w.reader.Synced() }
 
 // Stop ends the watcher and waits until nothing of it is left: no subscription, and no consumer

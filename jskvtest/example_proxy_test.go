@@ -134,3 +134,31 @@ func ExampleProxy_Refuse() {
 	// RECONNECTING
 	// CONNECTED
 }
+
+// The directions can be combined.
+func ExampleDirection() {
+	fmt.Println(jskvtest.ToServer|jskvtest.ToClient == jskvtest.Both)
+	// Output:
+	// true
+}
+
+func ExampleDirection_String() {
+	fmt.Println(jskvtest.ToServer, jskvtest.ToClient, jskvtest.Both)
+	// Output:
+	// ToServer ToClient Both
+}
+
+// A program that lets go of its connections leaves none behind.
+func ExampleProxy_Connections() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	proxy.Conn()
+	fmt.Println(proxy.Connections())
+	proxy.Close()
+	fmt.Println(proxy.Connections())
+	// Output:
+	// 1
+	// 0
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -204,4 +205,71 @@ func ExampleConsumerCount() {
 	// Output:
 	// 1
 	// 0
+}
+
+// What the package has no word for is asked of the server itself.
+func ExampleServer_NATS() {
+	t := &fakeT{}
+	defer t.end()
+
+	srv := jskvtest.NewServer(t)
+	srv.Conn()
+	fmt.Println(srv.NATS().NumClients())
+	srv.Stop()
+	fmt.Println(srv.NATS() == nil)
+	// Output:
+	// 1
+	// true
+}
+
+// A client that knows all servers of a cluster finds the one that is left.
+func ExampleCluster_URLs() {
+	t := &fakeT{}
+	defer t.end()
+
+	c := jskvtest.NewCluster(t, 3)
+	c.Server(0).Stop()
+	c.Server(1).Stop()
+	nc, err := nats.Connect(strings.Join(c.URLs(), ","))
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	fmt.Println(nc.ConnectedServerName())
+	// Output:
+	// s2
+}
+
+// A cluster whose servers were restarted one by one is ready when it has a leader again.
+func ExampleCluster_WaitReady() {
+	t := &fakeT{}
+	defer t.end()
+
+	c := jskvtest.NewCluster(t, 3)
+	for _, srv := range c.Servers() {
+		srv.Restart()
+		c.WaitReady()
+	}
+	_, err := c.JetStream().AccountInfo(context.Background())
+	fmt.Println(err)
+	// Output:
+	// <nil>
+}
+
+// Buckets of an account are found when the cluster knows its name.
+func ExampleWithAccount() {
+	t := &fakeT{}
+	defer t.end()
+
+	c := jskvtest.NewCluster(t, 3, jskvtest.WithAccount("TEAM"), jskvtest.WithOptions(func(o *server.Options) {
+		err := o.ProcessConfigString(`accounts {TEAM {jetstream: enabled, users: [{user: sue, password: pw}]}}`)
+		if err != nil {
+			panic(err)
+		}
+	}))
+	bucket(c.JetStream(nats.UserInfo("sue", "pw")), 3)
+	c.WaitCurrent("profiles")
+	fmt.Println(c.Leader("profiles") != c.Follower("profiles"))
+	// Output:
+	// true
 }

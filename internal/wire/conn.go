@@ -210,38 +210,88 @@ func (c *Conn) violation(subject string) error {
 	}
 	// The connection keeps the last report only, which may be another call's by now: provoke
 	// ours again.
-	for attempt := 0; ; attempt++ {
-		if strings.Contains(last.Error(), `Publish to "`+subject+`"`) {
-			return fmt.Errorf("%w: %w", ErrPermission, last)
-		}
-		if strings.Contains(last.Error(), `Subscription to "`+c.inboxPrefix()) {
-			return fmt.Errorf("%w: %w", errAnswerDenied, last)
-		}
-		if attempt == 3 {
-			return nil
-		}
-		if last = c.provoke(subject); last == nil {
-			return nil
+	for range 3 {
+		for _, provoke := range []func(string) error{c.provoke, c.provokeAnswer} {
+			if violation := c.reported(last, subject); violation != nil {
+				return violation
+			}
+			if last = provoke(subject); last == nil {
+				return nil
+			}
 		}
 	}
+	return c.reported(last, subject)
 }
 
-// provoke publishes something without consequence to subject and returns what the server last
-// reported after it has seen that: a message that no stream may store, or a question that nobody
-// receives the answer to.
+// reported is the report last of the server, if it is of a message to subject or of its answer.
+func (c *Conn) reported(last error, subject string) error {
+	text := last.Error()
+	switch {
+	case strings.Contains(text, `Publish to "`+subject+`"`), strings.Contains(text, `Publish to "`+atHome(subject)+`"`):
+		return fmt.Errorf("%w: %w", ErrPermission, last)
+	case strings.Contains(text, `Subscription to "`+c.inboxPrefix()+"."):
+		return fmt.Errorf("%w: %w", errAnswerDenied, last)
+	}
+	return nil
+}
+
+// atHome is what a server of the domain that subject names makes of it before it looks at the
+// permissions.
+func atHome(subject string) string {
+	domain, rest, named := strings.Cut(strings.TrimPrefix(subject, "$JS."), ".API.")
+	switch {
+	case !named, strings.Contains(domain, "."):
+		return subject
+	case strings.HasPrefix(rest, keySpace):
+		return rest
+	}
+	return jetstream.DefaultAPIPrefix + rest
+}
+
+// provoke publishes something without consequence to subject, if there is such a thing, and returns
+// what the server last reported after it has seen that: a message that no stream may store, or a
+// question that nobody receives the answer to. It returns nil when the server cannot tell.
 func (c *Conn) provoke(subject string) error {
 	msg := &nats.Msg{Subject: subject}
 	switch {
-	case strings.Contains(subject, keySpace) && !strings.Contains(subject, directGet):
+	case strings.Contains(subject, keySpace) && !strings.Contains(subject, directGet) && !strings.Contains(subject, "CONSUMER.CREATE."):
 		msg.Header = nats.Header{jetstream.ExpectedStreamHeader: {"none"}}
-	case strings.Contains(subject, directGet), strings.Contains(subject, "STREAM.INFO."), strings.Contains(subject, "STREAM.MSG.GET."):
+	case harmless(subject):
 	default:
-		return nil
+		return c.nc.LastError()
 	}
+	return c.flushed(func() error { return c.nc.PublishMsg(msg) })
+}
+
+// harmless reports whether an empty request to subject, without an address for the answer, has no
+// effect, or the one that the caller asked for. One to purge would purge everything.
+func harmless(subject string) bool {
+	for _, api := range []string{directGet, "STREAM.INFO.", "STREAM.MSG.GET.", "STREAM.NAMES", "CONSUMER.CREATE.", "CONSUMER.MSG.NEXT.", "CONSUMER.DELETE."} {
+		if strings.Contains(subject, api) {
+			return true
+		}
+	}
+	return false
+}
+
+// provokeAnswer subscribes to an address for answers, and returns what provoke does.
+func (c *Conn) provokeAnswer(string) error {
+	return c.flushed(func() error {
+		sub, err := c.nc.SubscribeSync(c.nc.NewInbox())
+		if err == nil {
+			err = sub.Unsubscribe() // it reaches the server behind the subscription
+		}
+		return err
+	})
+}
+
+// flushed is what the server last reported after it has seen what send sends, nil when there is no
+// connection that could tell.
+func (c *Conn) flushed(send func() error) error {
 	c.provoking.Lock()
 	defer c.provoking.Unlock()
-	if !c.nc.IsConnected() || c.nc.PublishMsg(msg) != nil || c.nc.FlushTimeout(firstPatience/2) != nil {
-		return nil // there is no connection that could tell
+	if !c.nc.IsConnected() || send() != nil || c.nc.FlushTimeout(firstPatience/2) != nil {
+		return nil
 	}
 	return c.nc.LastError()
 }

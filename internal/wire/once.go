@@ -51,13 +51,15 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 			return 0, err
 		}
 		if lost != nil {
-			revision, found, err := b.wasStored(ctx, subject, w, id, known, begun, server)
+			revision, found, err := b.findOut(ctx, subject, w, id, known, begun, server)
 			switch {
 			case found:
 				return revision, nil
-			case errors.Is(err, errForgotten):
+			case err != nil && ctx.Err() != nil:
+				return 0, waitedOut(err, lost)
+			case err != nil:
 				return 0, fmt.Errorf("%w: %w", lost, err)
-			case err == nil && refused:
+			case refused:
 				return 0, conflict
 			}
 		}
@@ -66,6 +68,21 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 				return 0, waitedOut(waited, lost)
 			}
 			return 0, waitedOut(waited, err)
+		}
+	}
+}
+
+// findOut asks whether a write was stored until that is certain: sent again without being so, it might
+// be stored twice.
+func (b *Bucket) findOut(ctx context.Context, subject string, w *Write, id string, known uint64, begun time.Time, server string) (revision uint64, found bool, err error) {
+	var backoff Backoff
+	for {
+		revision, found, err = b.wasStored(ctx, subject, w, id, known, begun, server)
+		if err == nil || errors.Is(err, errForgotten) || errors.Is(err, ErrPermission) {
+			return revision, found, err
+		}
+		if waited := backoff.Wait(ctx); waited != nil {
+			return 0, false, waited
 		}
 	}
 }

@@ -76,13 +76,21 @@ func (p *Pipeline) Close(cause error) {
 	_ = p.sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
 	p.drain()
 	for _, id := range slices.Sorted(maps.Keys(p.again)) {
-		p.report(p.again[id].write.Key, cause)
+		p.unsent(p.again[id], cause)
 	}
 	for _, id := range slices.Sorted(maps.Keys(p.pending)) {
 		p.report(p.pending[id].write.Key, p.outcome(p.pending[id].write.Key, cause))
 	}
 	clear(p.again)
 	clear(p.pending)
+}
+
+// unsent reports a write that was not sent, or not again.
+func (p *Pipeline) unsent(s sent, err error) {
+	if s.lost {
+		err = p.outcome(s.write.Key, err)
+	}
+	p.report(s.write.Key, err)
 }
 
 // outcome is the error of a write that was sent and not acknowledged.
@@ -130,7 +138,7 @@ func (p *Pipeline) Flush() error {
 func (p *Pipeline) send(s sent) error {
 	header, err := p.b.header(p.ctx, &s.write)
 	if err != nil {
-		p.report(s.write.Key, err)
+		p.unsent(s, err)
 		return p.ctx.Err()
 	}
 	if s.write.id != "" {
@@ -147,7 +155,7 @@ func (p *Pipeline) send(s sent) error {
 		p.report(s.write.Key, fmt.Errorf("%w: %w", ErrValueTooLarge, err))
 		return nil
 	case err != nil:
-		p.report(s.write.Key, err)
+		p.unsent(s, err)
 		return err
 	}
 	s.epoch = p.b.epoch()
@@ -217,13 +225,13 @@ func (p *Pipeline) resend() error {
 	case err != nil:
 		return err
 	}
-	again := p.again
-	p.again = map[int]sent{}
-	for _, id := range slices.Sorted(maps.Keys(again)) {
-		if key := again[id].write.Key; max(p.acked[key], stored[key]) > id {
+	for _, id := range slices.Sorted(maps.Keys(p.again)) {
+		s := p.again[id]
+		delete(p.again, id) // what an error leaves is reported when the pipeline is closed
+		if max(p.acked[s.write.Key], stored[s.write.Key]) > id {
 			continue
 		}
-		if err := p.send(again[id]); err != nil {
+		if err := p.send(s); err != nil {
 			return err
 		}
 	}
