@@ -91,6 +91,10 @@ func (r *Reader) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.cfg.onAgain != nil && (r.lost != nil || !r.snapshot) {
+		r.cfg.onAgain()
+		return nil
+	}
 	if r.created.IsZero() {
 		r.created = info.Created
 		r.reached = info.State.LastSeq
@@ -106,7 +110,10 @@ func (r *Reader) connect(ctx context.Context) error {
 			return nil
 		}
 	}
-	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info)
+	r.consumer, err = r.b.newConsumer(ctx, r.consumerConfig(), info, r.cfg.bulk)
+	if err == nil {
+		r.expected, r.epoch = int(r.consumer.pending), r.consumer.epoch
+	}
 	if err == nil && r.cfg.Unique && r.b.shared() {
 		// The server that told the target has it. Another may come to it only while it delivers,
 		// and deliver a key before its newest revision of then, and after.

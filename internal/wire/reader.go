@@ -44,6 +44,8 @@ type ReaderConfig struct {
 	onEnd    func()          // the reader has been torn down
 	onHeard  func()          // something came from the server
 	onPassed func(uint64)    // there is nothing to hand out up to this sequence that was not
+	onAgain  func()          // a consumer is to be made in the place of one that was lost
+	bulk     bool            // what is read is kept anyway: larger pulls cost no more memory
 }
 
 // ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
@@ -101,6 +103,8 @@ type Reader struct {
 	failed   error   // why it ended
 
 	consumer *consumer
+	expected int       // messages, when the latest was made
+	epoch    uint64    // of the connection then
 	attempts int       // to connect, since the last that succeeded
 	cut      int       // attempts that the caller's context has cut short
 	losses   int       // of consumers and attempts, since something came
