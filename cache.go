@@ -41,7 +41,9 @@ type Cache[T any] struct {
 	shards   [shards]shard[T]
 
 	mu         sync.Mutex
-	tree       *btree.BTreeG[*item[T]] // empty before the cache is ready
+	tree       *btree.BTreeG[*item[T]]
+	planted    bool       // the tree is there, and so are readers
+	loaded     []*item[T] // what it is to be made of
 	generation uint32
 	snapshot   bool // one is under way
 	another    bool // it is of another bucket of the same name

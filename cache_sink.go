@@ -23,23 +23,13 @@ func (s *sink[T]) Begin(another bool, n int) {
 		c.revision.Store(0)
 		c.reached.Store(0)
 	}
-	if c.isReady() {
+	if c.planted {
 		return
 	}
-	for i := range c.shards {
-		c.shards[i].mu.Lock()
+	for i := range c.shards { // of a cache that nobody has yet
 		c.shards[i].items = make(map[string]*item[T], n/shards)
-		c.shards[i].mu.Unlock()
 	}
-}
-
-func (c *Cache[T]) isReady() bool {
-	select {
-	case <-c.ready:
-		return true
-	default:
-		return false
-	}
+	c.loaded = make([]*item[T], 0, n)
 }
 
 // Apply takes one revision of a key.
@@ -47,11 +37,13 @@ func (s *sink[T]) Apply(m *wire.Message) {
 	c := (*Cache[T])(s)
 	e, err := c.bucket.entry(m, false)
 	undecoded, _ := errors.AsType[*DecodeError](err)
-	now := &item[T]{Entry: e}
-
+	now := &item[T]{e, c.generation}
+	if !c.planted && undecoded == nil && !m.Deleted() {
+		c.load(now)
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now.generation = c.generation
 	shard := c.shard(m.Key)
 	old := shard.items[m.Key] // nobody else writes
 	if old != nil && !c.another && m.Sequence <= old.Revision {
@@ -71,7 +63,7 @@ func (s *sink[T]) Apply(m *wire.Message) {
 		c.set(shard, old, now)
 	}
 	c.revision.Store(max(c.revision.Load(), m.Sequence))
-	if !c.snapshot { // where deletions may be still to come
+	if !c.snapshot { // in one, deletions may be still to come
 		c.reach(m.Sequence)
 	}
 }
@@ -81,7 +73,7 @@ func (s *sink[T]) Complete() {
 	c := (*Cache[T])(s)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.isReady() {
+	if !c.planted {
 		c.plant()
 		defer close(c.ready)
 	}
@@ -92,20 +84,35 @@ func (s *sink[T]) Complete() {
 	c.reach(c.revision.Load())
 }
 
+// load takes a value before anybody reads: what it replaces need not be looked for, and nothing
+// has to be locked.
+func (c *Cache[T]) load(now *item[T]) {
+	if len(c.undecoded) > 0 {
+		delete(c.undecoded, now.Key)
+	}
+	c.shard(now.Key).items[now.Key] = now
+	c.loaded = append(c.loaded, now)
+}
+
 // plant makes the tree, in one go: key by key it costs a third of the load.
 func (c *Cache[T]) plant() {
+	newest := c.revision.Load()
+	for _, it := range c.loaded {
+		newest = max(newest, it.Revision)
+	}
+	c.revision.Store(newest)
 	n := 0
 	for i := range c.shards {
 		n += len(c.shards[i].items)
 	}
-	all := make([]*item[T], 0, n)
-	for i := range c.shards {
-		all = slices.AppendSeq(all, maps.Values(c.shards[i].items))
+	if n < len(c.loaded) { // some were replaced or deleted while they were read
+		c.loaded = slices.DeleteFunc(c.loaded, func(it *item[T]) bool { return c.shard(it.Key).items[it.Key] != it })
 	}
-	slices.SortFunc(all, func(a, b *item[T]) int { return strings.Compare(a.Key, b.Key) })
-	for _, it := range all {
+	slices.SortFunc(c.loaded, func(a, b *item[T]) int { return strings.Compare(a.Key, b.Key) })
+	for _, it := range c.loaded {
 		c.tree.Load(it)
 	}
+	c.loaded, c.planted = nil, true
 }
 
 // Expired drops what is older than revision: the bucket does not have it any more.
@@ -154,9 +161,6 @@ func (c *Cache[T]) set(shard *shard[T], old, now *item[T]) {
 	shard.mu.Lock()
 	shard.items[now.Key] = now
 	shard.mu.Unlock()
-	if !c.isReady() {
-		return
-	}
 	c.tree.Set(now)
 	c.changed(step[T]{old: old, now: now, exists: true})
 }
@@ -170,9 +174,7 @@ func (c *Cache[T]) drop(shard *shard[T], old, marker *item[T], undecoded *Decode
 		shard.mu.Lock()
 		delete(shard.items, old.Key)
 		shard.mu.Unlock()
-		if c.isReady() {
-			c.tree.Delete(old)
-		}
+		c.tree.Delete(old) // which is not planted while it is loaded
 	}
 	c.changed(step[T]{old: old, now: marker, undecoded: undecoded})
 }

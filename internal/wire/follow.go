@@ -171,9 +171,10 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 
 // snapshot hands the sink what the bucket has.
 func (f *Follower) snapshot(ctx context.Context, r *Reader) error {
+	var m Message
 	for !r.Synced() {
-		m, err := r.Next(ctx)
-		if errors.Is(err, ErrSynced) {
+		var err error
+		if m, err = r.Next(ctx); errors.Is(err, ErrSynced) {
 			break
 		}
 		if err != nil {
@@ -199,12 +200,10 @@ func (f *Follower) updates(ctx context.Context, r *Reader) error {
 }
 
 func (f *Follower) until(turn context.Context, r *Reader) error {
+	var m Message
 	for {
-		m, err := r.Next(turn)
-		if errors.Is(err, ErrSynced) {
-			continue
-		}
-		if err != nil {
+		var err error
+		if m, err = r.Next(turn); err != nil {
 			return err
 		}
 		f.position = m.Sequence
