@@ -259,14 +259,30 @@ func (f *Follower) NothingUpTo(ctx context.Context, after, revision uint64) (boo
 	if len(folded) == 0 {
 		folded = []string{AllKeys}
 	}
-	for _, filter := range folded {
-		_, err := f.b.stored(ctx, map[string]any{
-			"seq":          after + 1,
-			"next_by_subj": keySpaceOf(f.b.origin.stream) + filter,
-		})
-		if !errors.Is(err, ErrKeyNotFound) {
+	for _, pattern := range folded {
+		if nothing, err := f.nothingOf(ctx, pattern, after, revision); !nothing || err != nil {
 			return false, err // what is there will come
 		}
 	}
 	return f.intact.Load() == intact && f.b.epoch()+1 == intact, nil
+}
+
+// nothingOf is NothingUpTo for one of the patterns, which may match more than the filters do.
+func (f *Follower) nothingOf(ctx context.Context, pattern string, after, revision uint64) (bool, error) {
+	const mostOthers = 16
+	for range mostOthers {
+		m, err := f.b.stored(ctx, map[string]any{"seq": after + 1, "next_by_subj": keySpaceOf(f.b.origin.stream) + pattern})
+		switch {
+		case errors.Is(err, ErrKeyNotFound):
+			return true, nil
+		case err != nil:
+			return false, err
+		case m.Sequence > revision:
+			return true, nil
+		case len(f.filters) == 0 || matchAny(f.filters, m.Key):
+			return false, nil
+		}
+		after = m.Sequence
+	}
+	return false, nil
 }
