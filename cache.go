@@ -23,8 +23,9 @@ import (
 // so that what was deleted, purged or expired meanwhile is gone; a bucket that is deleted is
 // empty, and one that is made again is followed to its new content. Stale tells for how long the
 // server has not been heard. Where the bucket's TTL leaves no markers (LimitMarkerTTL is not
-// set), expired keys leave the copy up to three seconds late. What is taken out of the stream
-// past the bucket, so that no marker is left, leaves it with the next interruption.
+// set), expired keys leave the copy up to three seconds late. What no marker tells of otherwise (a
+// message deleted from the stream, a marker purged in the moment in which it was written, before
+// the server had sent it) leaves the copy with the next snapshot only.
 //
 // A key whose newest value does not decode is not in the copy, rather than there with an older
 // value: Changes reports it, and Undecoded lists it.

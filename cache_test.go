@@ -180,7 +180,7 @@ func TestAllIsOneMomentsViewWhileWritersGoOn(t *testing.T) {
 		}
 	})
 	moments := map[uint64]bool{}
-	for len(moments) < 200 {
+	for len(moments) < 50 {
 		entries := copied(c)
 		require.True(t, slices.IsSortedFunc(entries, byKey))
 		revisions := make([]uint64, len(entries))

@@ -39,6 +39,7 @@ type Follower struct {
 
 	first, last uint64 // what the stream had when it was last looked at, see sweep
 
+	drains chan chan struct{}    // see ReaderConfig
 	heard  atomic.Int64          // when the server last answered, in Unix nanoseconds
 	lost   atomic.Pointer[error] // why the bucket is out of reach, nil while it is not
 	intact atomic.Uint64         // 1 + epoch of the connection since which the sink is complete, 0 while it is not
@@ -46,7 +47,7 @@ type Follower struct {
 
 // NewFollower makes a follower of the keys that filters match, none: of all.
 func (b *Bucket) NewFollower(filters []string, sink Sink) *Follower {
-	f := &Follower{b: b, filters: filters, sink: sink}
+	f := &Follower{b: b, filters: filters, sink: sink, drains: make(chan chan struct{})}
 	f.hear()
 	return f
 }
@@ -142,6 +143,7 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 		onHeard:  f.hear,
 		onAgain:  func() { end(errAgain) },
 		onPassed: f.passed,
+		drains:   f.drains,
 		bulk:     true,
 	})
 	if context.Cause(life) == errAgain {
@@ -246,8 +248,11 @@ func (f *Follower) sweep(ctx context.Context) {
 }
 
 // NothingUpTo asks the leader, which must have come to revision, whether the bucket has nothing for
-// the sink above after. While the sink may have missed something that is not known.
+// the sink above after; and that the sink has taken what the server sent before it answered. It
+// says no, too, while the sink may have missed something.
 func (f *Follower) NothingUpTo(ctx context.Context, after, revision uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
 	intact := f.intact.Load()
 	if intact != 1+f.b.epoch() {
 		return false, nil
@@ -264,7 +269,26 @@ func (f *Follower) NothingUpTo(ctx context.Context, after, revision uint64) (boo
 			return false, err // what is there will come
 		}
 	}
-	return f.intact.Load() == intact && f.b.epoch()+1 == intact, nil
+	return f.caughtUp(ctx) && f.intact.Load() == intact && f.b.epoch()+1 == intact, nil
+}
+
+// caughtUp waits until the sink has taken what has come, which it does at once unless the reader
+// is interrupted.
+func (f *Follower) caughtUp(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, lossCheck)
+	defer cancel()
+	drained := make(chan struct{})
+	select {
+	case f.drains <- drained:
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-drained:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // nothingOf is NothingUpTo for one of the patterns, which may match more than the filters do.

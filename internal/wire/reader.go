@@ -40,12 +40,13 @@ type ReaderConfig struct {
 	OnChange func(error)
 
 	// For the rest of the core; all may be nil.
-	opening  context.Context // bounds OpenReader, beside the reader's life
-	onEnd    func()          // the reader has been torn down
-	onHeard  func()          // something came from the server
-	onPassed func(uint64)    // there is nothing to hand out up to this sequence that was not
-	onAgain  func()          // a consumer is to be made in the place of one that was lost
-	bulk     bool            // what is read is kept anyway: larger pulls cost no more memory
+	opening  context.Context      // bounds OpenReader, beside the reader's life
+	onEnd    func()               // the reader has been torn down
+	onHeard  func()               // something came from the server
+	onPassed func(uint64)         // there is nothing to hand out up to this sequence that was not
+	onAgain  func()               // a consumer is to be made in the place of one that was lost
+	drains   <-chan chan struct{} // what comes here is closed when everything received is handed out
+	bulk     bool                 // what is read is kept anyway: larger pulls cost no more memory
 }
 
 // ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
@@ -97,7 +98,8 @@ type Reader struct {
 	queue    []Message // received and not handed out
 	head     int
 	unique   uniqueKeys
-	hold     bool    // with Unique: what comes may be older than what the target has
+	hold     bool // with Unique: what comes may be older than what the target has
+	draining []chan struct{}
 	notices  []error // for OnChange
 	lost     error   // why the reader is out of touch, nil while it is not
 	failed   error   // why it ended
@@ -388,6 +390,7 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	case msg := <-c.delivery:
 		return msg, nil
 	default:
+		r.drained()
 	}
 	c.timer.Reset(lossCheck)
 	select {
@@ -396,6 +399,9 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 			r.heard() // not for each message: the clock costs a twentieth of a listing
 		}
 		return msg, nil
+	case drain := <-r.cfg.drains:
+		r.draining = append(r.draining, drain)
+		return nil, nil
 	case <-c.timer.C:
 		r.check()
 		return nil, nil
@@ -404,6 +410,17 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// drained tells that everything received is handed out, to who asked before that was looked at.
+func (r *Reader) drained() {
+	if r.head < len(r.queue) {
+		return
+	}
+	for _, drain := range r.draining {
+		close(drain)
+	}
+	r.draining = nil
 }
 
 // check looks whether the reader is still in touch with its consumer.
