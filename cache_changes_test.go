@@ -23,6 +23,11 @@ type follower struct {
 	wrong error
 	err   error
 	done  chan struct{}
+
+	content  bool   // what comes may be the content at the beginning, in key order
+	key      string // of the change before
+	revision uint64 // of the newest change
+	made     uint64 // times that revisions have begun anew
 }
 
 // follow begins with the present content, and ends with the cache.
@@ -33,7 +38,7 @@ func follow(t testing.TB, c *jskv.Cache[string]) *follower {
 
 func followAt(t testing.TB, c *jskv.Cache[string], pause func()) *follower {
 	t.Helper()
-	f := &follower{t: t, pause: pause, state: map[string]jskv.Entry[string]{}, done: make(chan struct{})}
+	f := &follower{t: t, pause: pause, state: map[string]jskv.Entry[string]{}, done: make(chan struct{}), content: true}
 	begun := make(chan struct{})
 	go func() {
 		defer close(f.done)
@@ -69,11 +74,26 @@ func (f *follower) take(change jskv.Change[string], err error) {
 	case !change.Exists && change.New.Value != "":
 		f.wrong = fmt.Errorf("%s is gone and has a value: %+v", key, change.New)
 	}
+	f.order(change)
 	if change.Exists {
 		f.state[key] = change.New
 	} else {
 		delete(f.state, key)
 	}
+}
+
+// order notes whether changes come in revision order, and how often that began anew.
+func (f *follower) order(change jskv.Change[string]) {
+	new := change.New
+	f.content = f.content && change.Exists && !change.Existed && new.Key > f.key
+	f.key = new.Key
+	if f.content || new.Revision == 0 { // in key order, or a key whose marker is gone
+		return
+	}
+	if new.Revision <= f.revision {
+		f.made++
+	}
+	f.revision = new.Revision
 }
 
 // values is what the reader knows, and how many changes told it.
