@@ -90,11 +90,12 @@ func (w *cacheWorld) round() {
 	w.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var writing sync.WaitGroup
+	round := len(w.made)
 	for i := range 2 {
 		rng := rand.New(rand.NewPCG(w.rng.Uint64(), 0))
 		writing.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
-				w.write(rng, fmt.Sprintf("w%d %d.%d", i, len(w.made), n))
+				w.write(rng, fmt.Sprintf("w%d %d.%d", i, round, n))
 			}
 		})
 	}

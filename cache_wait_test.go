@@ -92,9 +92,9 @@ func TestWaitGoesOnThroughAnInterruption(t *testing.T) {
 func TestWaitForADeletionWhoseMarkerIsGone(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, jetstream.KeyValueConfig{})
-	keys := s.fill(3000, "v")
+	keys := s.fill(1000, "v")
 	c := newCache(t, s.Bucket)
-	for round := range 5 {
+	for round := range 3 {
 		key := keys[round]
 		s.proxy.Refuse()
 		s.proxy.Reset()
