@@ -27,6 +27,9 @@ import (
 // message deleted from the stream, a marker purged in the moment in which it was written, before
 // the server had sent it) leaves the copy with the next snapshot only.
 //
+// It holds some 200 bytes for each key beside the bytes of key and value (measured with 1,000,000
+// keys of 16 bytes and values of 64); the headers of a message come on top.
+//
 // A key whose newest value does not decode is not in the copy, rather than there with an older
 // value: Changes reports it, and Undecoded lists it.
 type Cache[T any] struct {

@@ -99,10 +99,10 @@ func (f *Follower) Run(ctx context.Context) error {
 			continue
 		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, ErrPermission):
 			return err
-		case f.created.IsZero() && !transient(err):
-			return err
 		case errors.Is(err, ErrBucketReplaced):
 			f.replaced = true
+		case f.created.IsZero() && !transient(err):
+			return err
 		case errors.Is(err, ErrBucketNotFound):
 			if err := f.empty(ctx); err != nil {
 				return err
