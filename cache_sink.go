@@ -30,6 +30,7 @@ func (s *sink[T]) Begin(another bool, n int) {
 		c.shards[i].items = make(map[string]*item[T], n/shards)
 	}
 	c.loaded = make([]*item[T], 0, n)
+	clear(c.undecoded)
 }
 
 // Apply takes one revision of a key.
@@ -73,13 +74,14 @@ func (s *sink[T]) Complete() {
 	c := (*Cache[T])(s)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.planted {
+	if c.planted {
+		c.dropIf(
+			func(it *item[T]) bool { return it.generation != c.generation },
+			func(u undecodedKey) bool { return u.generation != c.generation })
+	} else {
 		c.plant()
 		defer close(c.ready)
 	}
-	c.dropIf(
-		func(it *item[T]) bool { return it.generation != c.generation },
-		func(u undecodedKey) bool { return u.generation != c.generation })
 	c.snapshot, c.another = false, false
 	c.reach(c.revision.Load())
 }
