@@ -5,68 +5,104 @@ import (
 	"context"
 	"iter"
 	"sync"
+
+	"github.com/tidwall/btree"
 )
 
 // Change is one step of a Cache. A reader that falls behind sees the newest state of a key, not
 // every step to it: Old is what it was shown before.
 type Change[T any] struct {
 	Old, New        Entry[T] // New is the marker of a key that is gone, or only its name when the marker is gone too
-	Existed, Exists bool
+	Existed, Exists bool     // whether Old, and New, was a value of the key
 }
 
-// Changes yields first the present content, each key as one that did not exist, and then every
-// change, in revision order. Each reader has its own pace and does not slow down the cache or
-// other readers: what it has not taken is kept once a key.
+// Changes yields first the present content, each key as one that did not exist, in key order, and
+// then every change, in revision order. Each reader has its own pace and does not slow down the
+// cache or other readers: what it has not taken is kept once a key.
 //
 // It ends with the error of ctx or of the cache as the last pair, and without one after Close. A
 // key whose newest value does not decode comes as one that no longer exists, beside the
 // *DecodeError, and the sequence goes on.
 func (c *Cache[T]) Changes(ctx context.Context) iter.Seq2[Change[T], error] {
 	return func(yield func(Change[T], error) bool) {
-		f := &feed[T]{pending: map[string]*list.Element{}, wake: make(chan struct{}, 1)}
-		c.mu.Lock()
-		tree := c.tree.Copy()
-		c.feeds[f] = struct{}{}
-		c.mu.Unlock()
-		defer func() {
-			c.mu.Lock()
-			delete(c.feeds, f)
-			c.mu.Unlock()
-		}()
-		stopped := false
-		tree.Scan(func(it *item[T]) bool {
-			stopped = !yield(Change[T]{New: it.Entry, Exists: true}, nil)
-			return !stopped && ctx.Err() == nil
+		content, f := c.subscribe()
+		defer c.unsubscribe(f)
+		goOn := true
+		content.Scan(func(it *item[T]) bool {
+			goOn = yield(Change[T]{New: it.Entry, Exists: true}, nil)
+			return goOn && ctx.Err() == nil
 		})
-		for !stopped {
-			if err := ctx.Err(); err != nil {
-				yield(Change[T]{}, c.bucket.failed("changes of", "", err))
+		content = nil // a copy that is kept is a copy that writes have to spare
+		for goOn {
+			s, err := c.next(ctx, f)
+			switch {
+			case s != nil && s.undecoded != nil:
+				goOn = yield(s.change(), s.undecoded)
+			case s != nil:
+				goOn = yield(s.change(), nil)
+			case err != nil:
+				yield(Change[T]{}, err)
 				return
-			}
-			if step, ok := f.take(); ok {
-				var err error
-				if step.undecoded != nil {
-					err = step.undecoded
-				}
-				stopped = !yield(step.change, err)
-				continue
-			}
-			select {
-			case <-f.wake:
-			case <-ctx.Done():
-			case <-c.done:
-				if f.empty() {
-					if err := c.Err(); err != nil {
-						yield(Change[T]{}, err)
-					}
-					return
-				}
+			default:
+				return
 			}
 		}
 	}
 }
 
-// feed is what one reader of Changes has not taken, by key, in the order of the newest change.
+// next waits for a step of f. There is none when the cache has ended, or ctx.
+func (c *Cache[T]) next(ctx context.Context, f *feed[T]) (*step[T], error) {
+	for {
+		ended := c.isDone() // before looking, so that nothing can come in between
+		if err := ctx.Err(); err != nil {
+			return nil, c.bucket.failed("changes of", "", err)
+		}
+		if s := f.take(); s != nil {
+			return s, nil
+		}
+		if ended {
+			return nil, c.Err()
+		}
+		select {
+		case <-f.wake:
+		case <-ctx.Done():
+		case <-c.done:
+		}
+	}
+}
+
+// subscribe returns the present content, and a feed of what changes from here on.
+func (c *Cache[T]) subscribe() (*btree.BTreeG[*item[T]], *feed[T]) {
+	f := &feed[T]{pending: map[string]*list.Element{}, wake: make(chan struct{}, 1)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.feeds[f] = struct{}{}
+	return c.tree.Copy(), f
+}
+
+func (c *Cache[T]) unsubscribe(f *feed[T]) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.feeds, f)
+}
+
+// step is a change of a key, or several that became one.
+type step[T any] struct {
+	old       *item[T] // nil where it did not exist
+	now       *item[T]
+	exists    bool
+	undecoded *DecodeError
+}
+
+func (s *step[T]) change() Change[T] {
+	change := Change[T]{New: s.now.Entry, Exists: s.exists}
+	if s.old != nil {
+		change.Old, change.Existed = s.old.Entry, true
+	}
+	return change
+}
+
+// feed is what one reader has not taken, by key, in the order of the newest change.
 type feed[T any] struct {
 	mu      sync.Mutex
 	pending map[string]*list.Element
@@ -74,49 +110,39 @@ type feed[T any] struct {
 	wake    chan struct{}
 }
 
-type step[T any] struct {
-	change    Change[T]
-	undecoded *DecodeError
-}
-
-func (f *feed[T]) offer(change Change[T], undecoded *DecodeError) {
+func (f *feed[T]) offer(s step[T]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	key := change.New.Key
-	s := &step[T]{change, undecoded}
+	key := s.now.Key
 	if e, ok := f.pending[key]; ok {
-		before := f.order.Remove(e).(*step[T])
+		s.old = f.order.Remove(e).(*step[T]).old
 		delete(f.pending, key)
-		s.change.Old, s.change.Existed = before.change.Old, before.change.Existed
-		if !s.change.Existed && !s.change.Exists && undecoded == nil {
+		if s.old == nil && !s.exists && s.undecoded == nil {
 			return // it came and went unseen
 		}
 	}
-	f.pending[key] = f.order.PushBack(s)
-	f.signal()
+	f.pending[key] = f.order.PushBack(&s)
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
 }
 
-func (f *feed[T]) take() (*step[T], bool) {
+// take returns the oldest step, nil when there is none.
+func (f *feed[T]) take() *step[T] {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	front := f.order.Front()
 	if front == nil {
-		return nil, false
+		return nil
 	}
 	s := f.order.Remove(front).(*step[T])
-	delete(f.pending, s.change.New.Key)
-	return s, true
+	delete(f.pending, s.now.Key)
+	return s
 }
 
 func (f *feed[T]) empty() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.order.Len() == 0
-}
-
-func (f *feed[T]) signal() {
-	select {
-	case f.wake <- struct{}{}:
-	default:
-	}
+	return len(f.pending) == 0
 }

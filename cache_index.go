@@ -2,6 +2,7 @@ package jskv
 
 import (
 	"iter"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -11,59 +12,77 @@ import (
 // use, and as current as the cache.
 type Index[T any] struct {
 	terms func(Entry[T]) []string
+	feed  *feed[T]
 
 	mu     sync.RWMutex
-	byTerm map[string]map[string]Entry[T]
+	byTerm map[string]map[string]*item[T]
+	byKey  map[string][]string // the terms of each key
 }
 
 // NewIndex makes an index of the entries of c, under the terms that terms returns for each, which
-// may be none. terms is called on the goroutine that keeps the cache, so it must be quick; it
-// must return the same terms for the same entry, and not call c. The index lives as long as the
-// cache.
+// may be none. The index lives as long as the cache.
+//
+// The index is brought up to date when it is read: NewIndex, Find and Terms call terms, on their
+// own goroutine and one call at a time, for what has changed. Up to then that is kept once a key.
+// terms must not use the index; what it panics with reaches who reads, and the key is not in the
+// index until it changes again.
 func NewIndex[T any](c *Cache[T], terms func(Entry[T]) []string) *Index[T] {
-	x := &Index[T]{terms: terms, byTerm: map[string]map[string]Entry[T]{}}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tree.Scan(func(it *item[T]) bool {
-		x.apply(Change[T]{New: it.Entry, Exists: true})
+	content, f := c.subscribe()
+	x := &Index[T]{terms: terms, feed: f, byTerm: map[string]map[string]*item[T]{}, byKey: map[string][]string{}}
+	runtime.AddCleanup(x, c.unsubscribe, f) // nobody can read it any more
+	content.Scan(func(it *item[T]) bool {
+		x.add(it)
 		return true
 	})
-	c.indexes = append(c.indexes, x)
 	return x
 }
 
-func (x *Index[T]) apply(change Change[T]) {
-	var before, after []string
-	if change.Existed {
-		before = x.terms(change.Old)
-	}
-	if change.Exists {
-		after = x.terms(change.New)
+// update takes in what has changed.
+func (x *Index[T]) update() {
+	if x.feed.empty() {
+		return
 	}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	for _, term := range before {
-		delete(x.byTerm[term], change.Old.Key)
+	for s := x.feed.take(); s != nil; s = x.feed.take() {
+		x.remove(s.now.Key)
+		if s.exists {
+			x.add(s.now)
+		}
+	}
+}
+
+func (x *Index[T]) remove(key string) {
+	for _, term := range x.byKey[key] {
+		delete(x.byTerm[term], key)
 		if len(x.byTerm[term]) == 0 {
 			delete(x.byTerm, term)
 		}
 	}
-	for _, term := range after {
-		entries := x.byTerm[term]
-		if entries == nil {
-			entries = map[string]Entry[T]{}
-			x.byTerm[term] = entries
+	delete(x.byKey, key)
+}
+
+func (x *Index[T]) add(it *item[T]) {
+	terms := slices.Clone(x.terms(it.Entry))
+	if len(terms) == 0 {
+		return
+	}
+	x.byKey[it.Key] = terms
+	for _, term := range terms {
+		if x.byTerm[term] == nil {
+			x.byTerm[term] = map[string]*item[T]{}
 		}
-		entries[change.New.Key] = change.New
+		x.byTerm[term][it.Key] = it
 	}
 }
 
 // Find returns the entries under term, in key order.
 func (x *Index[T]) Find(term string) []Entry[T] {
+	x.update()
 	x.mu.RLock()
 	found := make([]Entry[T], 0, len(x.byTerm[term]))
-	for _, e := range x.byTerm[term] {
-		found = append(found, e)
+	for _, it := range x.byTerm[term] {
+		found = append(found, it.Entry)
 	}
 	x.mu.RUnlock()
 	slices.SortFunc(found, func(a, b Entry[T]) int { return strings.Compare(a.Key, b.Key) })
@@ -73,6 +92,7 @@ func (x *Index[T]) Find(term string) []Entry[T] {
 // Terms yields every term that has entries, with their number, in no particular order.
 func (x *Index[T]) Terms() iter.Seq2[string, int] {
 	return func(yield func(string, int) bool) {
+		x.update()
 		x.mu.RLock()
 		numbers := make(map[string]int, len(x.byTerm))
 		for term, entries := range x.byTerm {

@@ -52,7 +52,7 @@ const (
 var (
 	inbox  = []string{"_INBOX.>"}
 	tidy   = []string{consumerDelete}
-	follow = []string{streamInfo, consumerCreate, consumerNext}
+	toFollow = []string{streamInfo, consumerCreate, consumerNext}
 )
 
 // oneServer are the verbs on a bucket of a server that is in no cluster.
@@ -118,17 +118,17 @@ var oneServer = []allowance{
 	{"`Create`", "", []string{anyKey}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return second(g.b.Create(ctx, "new", "v"))
 	}},
-	{"`Create`", "there is a value or a marker", []string{anyKey, streamInfo, storedMessage}, nil, inbox, createOverMarker},
+	{"`Create`", "there is a value or a marker", []string{anyKey, storedMessage}, nil, inbox, createOverMarker},
 	{"`Modify`", "", []string{directKey, anyKey}, nil, inbox, modify("k")},
 	{"`Modify`", "there is no such key", []string{directKey, storedMessage, anyKey}, nil, inbox, modify("missing")},
-	{"`PurgeDeletes`", "", append(slices.Clone(follow), "$JS.API.STREAM.PURGE.KV_b"), tidy, inbox, purgeDeletes},
+	{"`PurgeDeletes`", "", append(slices.Clone(toFollow), "$JS.API.STREAM.PURGE.KV_b"), tidy, inbox, purgeDeletes},
 	{"`Keys`, `Entries`", "up to 1024 keys and 256 KB", []string{directMany}, nil, inbox, listSome},
-	{"`Keys`, `Entries`", "more, or no key at all", append([]string{directMany}, follow...), tidy, inbox, listAll},
-	{"`History`", "", follow, tidy, inbox, func(ctx context.Context, g *guest) error {
+	{"`Keys`, `Entries`", "more, or no key at all", append([]string{directMany}, toFollow...), tidy, inbox, listAll},
+	{"`History`", "", toFollow, tidy, inbox, func(ctx context.Context, g *guest) error {
 		return last(g.b.History(ctx, "k"))
 	}},
-	{"`Watch`", "", follow, tidy, inbox, watchAll},
-	{"`Watch`", "more than 16 single keys by one handle", follow, []string{directKey, storedMessage, consumerDelete}, inbox, func(ctx context.Context, g *guest) error {
+	{"`Watch`", "", toFollow, tidy, inbox, watchAll},
+	{"`Watch`", "more than 16 single keys by one handle", toFollow, []string{directKey, storedMessage, consumerDelete}, inbox, func(ctx context.Context, g *guest) error {
 		var stops sync.WaitGroup
 		defer stops.Wait()
 		for range 20 {
@@ -143,7 +143,7 @@ var oneServer = []allowance{
 		}
 		return nil
 	}},
-	{"`RawStream.Messages`", "", follow, tidy, inbox, func(ctx context.Context, g *guest) error {
+	{"`RawStream.Messages`", "", toFollow, tidy, inbox, func(ctx context.Context, g *guest) error {
 		m, err := g.b.Stream().Messages(ctx)
 		if err != nil {
 			return err
@@ -151,7 +151,7 @@ var oneServer = []allowance{
 		defer m.Stop()
 		return second(m.Next(ctx))
 	}},
-	{"`Cache`", "", follow, tidy, inbox, func(ctx context.Context, g *guest) error {
+	{"`Cache`", "", toFollow, tidy, inbox, func(ctx context.Context, g *guest) error {
 		c, err := g.b.Cache(ctx)
 		if err != nil {
 			return err
@@ -159,7 +159,7 @@ var oneServer = []allowance{
 		defer c.Close()
 		return c.Wait(ctx, 1)
 	}},
-	{"`Cache.Wait`", "for a revision of a key that is not in the cache", append([]string{storedMessage}, follow...), tidy, inbox, func(ctx context.Context, g *guest) error {
+	{"`Cache.Wait`", "for a revision of a key that is not in the cache", append([]string{storedMessage}, toFollow...), tidy, inbox, func(ctx context.Context, g *guest) error {
 		c, err := g.b.Cache(ctx, "k")
 		if err != nil {
 			return err
@@ -218,7 +218,7 @@ var inACluster = []allowance{
 		return errors.Join(modify("k")(ctx, g), modify("k")(ctx, g))
 	}},
 	{"`Keys`, `Entries`", "up to 1024 keys and 256 KB", []string{streamInfo, directMany}, nil, inbox, listSome},
-	{"`Keys`, `Entries`", "more, or no key at all", append([]string{directMany}, follow...), tidy, inbox, listAll},
+	{"`Keys`, `Entries`", "more, or no key at all", append([]string{directMany}, toFollow...), tidy, inbox, listAll},
 	{"`Transact`", "", []string{directMany, anyKey}, nil, inbox, readAndWrite("k")},
 }
 
@@ -253,9 +253,9 @@ var onAMirror = []allowance{
 	{"`Batch.Commit`", "", []string{anyKey, streamInfo}, nil, inbox, commitBatch},
 	{"`Transact`", "", []string{mirrored(directMany), anyKey, streamInfo}, nil, inbox, readAndWrite("k")},
 	{"`Keys`, `Entries`", "up to 1024 keys and 256 KB", []string{mirrored(streamInfo), mirrored(directMany)}, nil, inbox, listSome},
-	{"`Keys`, `Entries`", "more, or no key at all", append([]string{mirrored(directMany)}, mirroredAll(follow)...), mirroredAll(tidy), inbox, listAll},
-	{"`Watch`", "", mirroredAll(follow), mirroredAll(tidy), inbox, watchAll},
-	{"`PurgeDeletes`", "", append(mirroredAll(follow), "$JS.API.STREAM.PURGE.KV_b", "$JS.API.STREAM.PURGE.KV_m"), mirroredAll(tidy), inbox, purgeDeletes},
+	{"`Keys`, `Entries`", "more, or no key at all", append([]string{mirrored(directMany)}, mirroredAll(toFollow)...), mirroredAll(tidy), inbox, listAll},
+	{"`Watch`", "", mirroredAll(toFollow), mirroredAll(tidy), inbox, watchAll},
+	{"`PurgeDeletes`", "", append(mirroredAll(toFollow), "$JS.API.STREAM.PURGE.KV_b", "$JS.API.STREAM.PURGE.KV_m"), mirroredAll(tidy), inbox, purgeDeletes},
 }
 
 // mirrored is a subject of the API for the mirror.

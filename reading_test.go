@@ -79,7 +79,8 @@ func (r *reading) replace() *jskv.Bucket[string] {
 	info, err := r.admin.Stream(ctx, r.Stream().Name())
 	require.NoError(r.t, err)
 	require.NoError(r.t, jskv.DeleteBucket(ctx, r.admin, r.Name()))
-	cfg := jetstream.KeyValueConfig{Bucket: r.Name(), History: uint8(info.CachedInfo().Config.MaxMsgsPerSubject)}
+	old := info.CachedInfo().Config
+	cfg := jetstream.KeyValueConfig{Bucket: r.Name(), History: uint8(old.MaxMsgsPerSubject), LimitMarkerTTL: old.SubjectDeleteMarkerTTL}
 	var made *jskv.Bucket[string]
 	require.Eventually(r.t, func() bool { // the server may still be removing the old one's files (10049)
 		made, err = jskv.CreateBucket(ctx, r.admin, cfg, jskv.String())

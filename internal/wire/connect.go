@@ -94,6 +94,10 @@ func (r *Reader) connect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.cfg.onAgain != nil && (r.lost != nil || !r.snapshot) {
+		r.cfg.onAgain()
+		return nil
+	}
 	if r.created.IsZero() {
 		r.created = info.Created
 		r.reached = info.State.LastSeq
@@ -112,7 +116,10 @@ func (r *Reader) connect(ctx context.Context) error {
 	cfg := r.consumerConfig()
 	// The server puts a header in the place of a value, which costs both sides more than a small one.
 	cfg.HeadersOnly = cfg.HeadersOnly || r.cfg.KeysOnly && averageSize(info) > smallMessage
-	r.consumer, err = r.b.newConsumer(ctx, cfg, info)
+	r.consumer, err = r.b.newConsumer(ctx, cfg, info, r.cfg.bulk)
+	if err == nil {
+		r.expected, r.epoch = int(r.consumer.pending), r.consumer.epoch
+	}
 	if err == nil && r.snapshot && r.cfg.Start == StartLast && (r.cfg.Unique || r.cfg.SkipMarkers) && r.b.shared() {
 		// The server that told the target has it. Another may come to it only while it delivers,
 		// and deliver a key before its newest revision of then, which may be a marker, and after.

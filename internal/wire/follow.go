@@ -12,17 +12,17 @@ import (
 // Sink is kept equal to a bucket by a Follower. Its methods are called one after the other, on
 // the goroutine that follows.
 type Sink interface {
-	// Begin announces a snapshot: what the sink has and is not in it is gone. In another bucket
-	// of the same name revisions count anew.
-	Begin(another bool)
+	// Begin announces a snapshot of about n keys: what the sink has and is not in it is gone. In
+	// another bucket of the same name revisions count anew.
+	Begin(another bool, n int)
 	// Apply takes one revision. It does not keep m.
 	Apply(m *Message)
 	// Complete ends the snapshot.
 	Complete()
 	// Passed tells that the bucket has nothing for the sink up to revision that it has not taken.
 	Passed(revision uint64)
-	// Lost tells why the bucket is out of reach. Begin tells that it is found again.
-	Lost(err error)
+	// Expired tells that the bucket has nothing any more below revision.
+	Expired(revision uint64)
 }
 
 // Follower keeps a Sink equal to what a bucket has, through everything that a Reader survives;
@@ -32,37 +32,62 @@ type Follower struct {
 	b        *Bucket
 	filters  []string
 	sink     Sink
-	created  time.Time    // of the stream that was last read
-	gone     bool         // it is not there any more
-	replaced bool         // it is another, or has lost revisions that it had
-	heard    atomic.Int64 // when the server last answered, in Unix nanoseconds
-	lost     atomic.Bool
+	created  time.Time // of the stream that was last read
+	gone     bool      // it is not there any more
+	replaced bool      // it is another, or has lost revisions that it had
+	position uint64    // the sink has what the stream had up to here
+
+	first, last uint64 // what the stream had when it was last looked at, see sweep
+
+	drains chan chan struct{}    // see ReaderConfig
+	heard  atomic.Int64          // when the server last answered, in Unix nanoseconds
+	lost   atomic.Pointer[error] // why the bucket is out of reach, nil while it is not
+	intact atomic.Uint64         // 1 + epoch of the connection since which the sink is complete, 0 while it is not
 }
 
 // NewFollower makes a follower of the keys that filters match, none: of all.
 func (b *Bucket) NewFollower(filters []string, sink Sink) *Follower {
-	f := &Follower{b: b, filters: filters, sink: sink}
-	f.heard.Store(time.Now().UnixNano())
+	f := &Follower{b: b, filters: filters, sink: sink, drains: make(chan chan struct{})}
+	f.hear()
 	return f
 }
 
-// Silent is for how long the server has not been heard, 0 while it is known to be answering.
-func (f *Follower) Silent() time.Duration {
-	silent := time.Since(time.Unix(0, f.heard.Load()))
-	if !f.lost.Load() && silent < silence {
-		return 0
-	}
-	return max(silent, 1)
-}
+func (f *Follower) hear() { f.heard.Store(time.Now().UnixNano()) }
 
 // Quiet is for how long nothing was heard, without judging it.
 func (f *Follower) Quiet() time.Duration { return time.Since(time.Unix(0, f.heard.Load())) }
+
+// Silent is for how long the server has not been heard, 0 while it is known to be answering.
+func (f *Follower) Silent() time.Duration {
+	quiet := f.Quiet()
+	if f.lost.Load() == nil && quiet < silence {
+		return 0
+	}
+	return max(quiet, 1)
+}
+
+// Lost is why the bucket is out of reach, nil while it is not.
+func (f *Follower) Lost() error {
+	if why := f.lost.Load(); why != nil {
+		return *why
+	}
+	return nil
+}
+
+func (f *Follower) change(err error) {
+	if err == nil {
+		f.lost.Store(nil)
+		return
+	}
+	f.intact.Store(0)
+	f.lost.Store(&err)
+}
 
 // Timeout is how long a server may take to answer.
 func (b *Bucket) Timeout() time.Duration { return b.timeout }
 
 // Run follows until ctx ends, or until what cannot pass: a closed connection, a missing
-// permission, a filter that is none.
+// permission, and before the bucket was ever reached everything that waiting does not mend.
 func (f *Follower) Run(ctx context.Context) error {
 	var backoff Backoff
 	for {
@@ -70,19 +95,19 @@ func (f *Follower) Run(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case errors.Is(err, errFound):
+		case errors.Is(err, errAgain):
 			continue
-		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, ErrPermission), errors.Is(err, ErrInvalidFilter):
-			return err
-		case errors.Is(err, ErrBucketNotFound) && f.created.IsZero():
+		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, ErrPermission):
 			return err
 		case errors.Is(err, ErrBucketReplaced):
 			f.replaced = true
-		case errors.Is(err, ErrBucketNotFound) && !f.gone:
-			// Nothing is in a bucket that is not there.
-			f.gone = true
-			f.sink.Begin(true)
-			f.sink.Complete()
+		case f.created.IsZero() && !transient(err):
+			return err
+		case errors.Is(err, ErrBucketNotFound):
+			if err := f.empty(ctx); err != nil {
+				return err
+			}
+			continue
 		}
 		f.change(err)
 		if err := backoff.Wait(ctx); err != nil {
@@ -91,29 +116,39 @@ func (f *Follower) Run(ctx context.Context) error {
 	}
 }
 
-// errFound says that a reader has found the server again.
-var errFound = errors.New("touch with the server was found again")
+// empty waits a while for a bucket that is not there, as the server says: nothing is in it.
+func (f *Follower) empty(ctx context.Context) error {
+	f.hear()
+	f.change(nil)
+	if !f.gone {
+		f.gone = true
+		f.sink.Begin(true, 0)
+		f.sink.Complete()
+	}
+	return pause(ctx, lossCheck)
+}
+
+// errAgain says that a reader may have missed something.
+var errAgain = errors.New("the bucket has to be read again")
 
 // follow reads a snapshot and what comes after it, up to the next interruption.
 func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
+	f.intact.Store(0)
+	f.position, f.first, f.last = 0, 0, 0
 	life, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	found, complete := false, false
 	r, err := f.b.OpenReader(life, ReaderConfig{
-		Filters: f.filters,
-		OnChange: func(err error) {
-			if f.change(err); err == nil {
-				found = true
-				end(errFound)
-			}
-		},
-		onHeard: func() { f.heard.Store(time.Now().UnixNano()) },
-		onPassed: func(position uint64) {
-			if complete {
-				f.sink.Passed(position)
-			}
-		},
+		Filters:  f.filters,
+		OnChange: f.change,
+		onHeard:  f.hear,
+		onAgain:  func() { end(errAgain) },
+		onPassed: f.passed,
+		drains:   f.drains,
+		bulk:     true,
 	})
+	if context.Cause(life) == errAgain {
+		err = errAgain
+	}
 	if err != nil {
 		return err
 	}
@@ -122,37 +157,106 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 	another := f.replaced || !f.created.IsZero() && !r.created.Equal(f.created)
 	f.created, f.gone, f.replaced = r.created, false, false
 	f.change(nil)
-	f.sink.Begin(another)
+	f.hear()
+	f.sink.Begin(another, r.expected)
+	if err = f.snapshot(ctx, r); err == nil {
+		f.sink.Complete()
+		f.intact.Store(1 + r.epoch)
+		f.passed(max(r.Target(), r.cursor))
+		err = f.updates(ctx, r)
+	}
+	if context.Cause(life) == errAgain {
+		return errAgain
+	}
+	return err
+}
+
+// snapshot hands the sink what the bucket has.
+func (f *Follower) snapshot(ctx context.Context, r *Reader) error {
 	var m Message
-	for {
-		if !complete && r.Synced() {
-			complete = true
-			f.sink.Complete()
-			f.sink.Passed(max(r.Target(), r.cursor))
+	for !r.Synced() {
+		var err error
+		if m, err = r.Next(ctx); errors.Is(err, ErrSynced) {
+			break
 		}
-		m, err = r.Next(ctx)
-		switch {
-		case found:
-			return errFound
-		case errors.Is(err, ErrSynced):
-			continue
-		case err != nil:
+		if err != nil {
 			return err
 		}
 		f.sink.Apply(&m)
 	}
+	return nil
 }
 
-func (f *Follower) change(err error) {
-	f.lost.Store(err != nil)
-	if err != nil {
-		f.sink.Lost(err)
+// updates hands the sink what changes.
+func (f *Follower) updates(ctx context.Context, r *Reader) error {
+	for {
+		turn, cancel := f.turn(ctx)
+		err := f.until(turn, r)
+		ended := turn.Err() != nil
+		cancel()
+		if !ended || ctx.Err() != nil || r.life.Err() != nil {
+			return err
+		}
+		f.sweep(ctx)
 	}
 }
 
+func (f *Follower) until(turn context.Context, r *Reader) error {
+	var m Message
+	for {
+		var err error
+		if m, err = r.Next(turn); err != nil {
+			return err
+		}
+		f.position = m.Sequence
+		f.sink.Apply(&m)
+	}
+}
+
+// passed notes how far the reader has looked. Within the snapshot that is no news.
+func (f *Follower) passed(position uint64) {
+	if f.intact.Load() == 0 {
+		return
+	}
+	f.position = max(f.position, position)
+	f.sink.Passed(position)
+}
+
+// turn is the time up to the next sweep.
+func (f *Follower) turn(ctx context.Context) (context.Context, context.CancelFunc) {
+	const period = time.Second
+	if facts := f.b.facts.Load(); facts.maxAge > 0 && facts.markerTTL == 0 {
+		return context.WithTimeout(ctx, period)
+	}
+	return ctx, func() {}
+}
+
+// sweep finds what has expired in a bucket whose values do so without leaving markers. They do in
+// the order of their revisions, so that the first which the stream has tells it; the sink must
+// have what came in the place of those before it.
+func (f *Follower) sweep(ctx context.Context) {
+	if f.last > 0 && f.position >= f.last {
+		f.sink.Expired(f.first)
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	info, err := f.b.Info(ctx)
+	if err != nil || !info.Created.Equal(f.created) {
+		return // the reader will notice, and the next sweep tries again
+	}
+	f.first, f.last = info.State.FirstSeq, info.State.LastSeq
+}
+
 // NothingUpTo asks the leader, which must have come to revision, whether the bucket has nothing for
-// the sink above after.
+// the sink above after; and that the sink has taken what the server sent before it answered. It
+// says no, too, while the sink may have missed something.
 func (f *Follower) NothingUpTo(ctx context.Context, after, revision uint64) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	intact := f.intact.Load()
+	if intact != 1+f.b.epoch() {
+		return false, nil
+	}
 	if has, err := f.b.leaderHas(ctx, revision); !has || err != nil {
 		return false, err
 	}
@@ -160,14 +264,49 @@ func (f *Follower) NothingUpTo(ctx context.Context, after, revision uint64) (boo
 	if len(folded) == 0 {
 		folded = []string{AllKeys}
 	}
-	for _, filter := range folded {
-		_, err := f.b.stored(ctx, map[string]any{
-			"seq":          after + 1,
-			"next_by_subj": keySpaceOf(f.b.origin.stream) + filter,
-		})
-		if !errors.Is(err, ErrKeyNotFound) {
+	for _, pattern := range folded {
+		if nothing, err := f.nothingOf(ctx, pattern, after, revision); !nothing || err != nil {
 			return false, err // what is there will come
 		}
 	}
-	return true, nil
+	return f.caughtUp(ctx) && f.intact.Load() == intact && f.b.epoch()+1 == intact, nil
+}
+
+// caughtUp waits until the sink has taken what has come, which it does at once unless the reader
+// is interrupted.
+func (f *Follower) caughtUp(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, lossCheck)
+	defer cancel()
+	drained := make(chan struct{})
+	select {
+	case f.drains <- drained:
+	case <-ctx.Done():
+		return false
+	}
+	select {
+	case <-drained:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// nothingOf is NothingUpTo for one of the patterns, which may match more than the filters do.
+func (f *Follower) nothingOf(ctx context.Context, pattern string, after, revision uint64) (bool, error) {
+	const mostOthers = 16
+	for range mostOthers {
+		m, err := f.b.stored(ctx, map[string]any{"seq": after + 1, "next_by_subj": keySpaceOf(f.b.origin.stream) + pattern})
+		switch {
+		case errors.Is(err, ErrKeyNotFound):
+			return true, nil
+		case err != nil:
+			return false, err
+		case m.Sequence > revision:
+			return true, nil
+		case len(f.filters) == 0 || matchAny(f.filters, m.Key):
+			return false, nil
+		}
+		after = m.Sequence
+	}
+	return false, nil
 }

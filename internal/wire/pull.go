@@ -14,6 +14,7 @@ import (
 
 const (
 	snapshotBatch = 8192 // and half as much again is on its way while the first half is read
+	bulkBatch     = 1 << 15
 	liveBatch     = 512
 	smallMessage  = 512
 	pullBytes     = 8 << 20
@@ -89,7 +90,7 @@ type consumer struct {
 }
 
 // newConsumer makes a consumer. info is the stream's state just before.
-func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, info *jetstream.StreamInfo) (*consumer, error) {
+func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, info *jetstream.StreamInfo, bulk bool) (*consumer, error) {
 	c := &consumer{
 		b: b, name: rand.Text(), inbox: b.nc.NewInbox(),
 		timer: time.NewTimer(time.Hour), epoch: b.epoch(), heard: time.Now(),
@@ -107,7 +108,11 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 	if cluster := made.CachedInfo().Cluster; cluster != nil {
 		c.host = cluster.Leader
 	}
-	c.batch = int(min(snapshotBatch, max(liveBatch, pending+liveBatch/2)))
+	most := uint64(snapshotBatch)
+	if bulk {
+		most = bulkBatch
+	}
+	c.batch = int(min(most, max(liveBatch, pending+liveBatch/2)))
 	if average := averageSize(info); average > 0 {
 		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))
 	}

@@ -41,10 +41,13 @@ type ReaderConfig struct {
 	OnChange func(error)
 
 	// For the rest of the core; all may be nil.
-	opening  context.Context // bounds OpenReader, beside the reader's life
-	onEnd    func()          // the reader has been torn down
-	onHeard  func()          // something came from the server
-	onPassed func(uint64)    // there is nothing to hand out up to this sequence that was not
+	opening  context.Context      // bounds OpenReader, beside the reader's life
+	onEnd    func()               // the reader has been torn down
+	onHeard  func()               // something came from the server
+	onPassed func(uint64)         // there is nothing to hand out up to this sequence that was not
+	onAgain  func()               // a consumer is to be made in the place of one that was lost
+	drains   <-chan chan struct{} // what comes here is closed when everything received is handed out
+	bulk     bool                 // what is read is kept anyway: larger pulls cost no more memory
 }
 
 // ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
@@ -96,13 +99,16 @@ type Reader struct {
 	queue    []Message // received and not handed out
 	head     int
 	unique   uniqueKeys
-	opening  bool    // what comes is compacted before any of it is handed out
-	hold     bool    // so it is, because it may be older than what the target has
+	opening  bool // what comes is compacted before any of it is handed out
+	hold     bool // so it is, because it may be older than what the target has
+	draining []chan struct{}
 	notices  []error // for OnChange
 	lost     error   // why the reader is out of touch, nil while it is not
 	failed   error   // why it ended
 
 	consumer *consumer
+	expected int       // messages, when the latest was made
+	epoch    uint64    // of the connection then
 	attempts int       // to connect, since the last that succeeded
 	cut      int       // attempts that the caller's context has cut short
 	losses   int       // of consumers and attempts, since something came
@@ -391,6 +397,7 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	case msg := <-c.delivery:
 		return msg, nil
 	default:
+		r.drained()
 	}
 	c.timer.Reset(lossCheck)
 	select {
@@ -399,6 +406,9 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 			r.heard() // not for each message: the clock costs a twentieth of a listing
 		}
 		return msg, nil
+	case drain := <-r.cfg.drains:
+		r.draining = append(r.draining, drain)
+		return nil, nil
 	case <-c.timer.C:
 		r.check()
 		return nil, nil
@@ -407,6 +417,17 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// drained tells that everything received is handed out, to who asked before that was looked at.
+func (r *Reader) drained() {
+	if r.head < len(r.queue) {
+		return
+	}
+	for _, drain := range r.draining {
+		close(drain)
+	}
+	r.draining = nil
 }
 
 // check looks whether the reader is still in touch with its consumer.
