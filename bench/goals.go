@@ -43,7 +43,8 @@ func allGoals() []goal {
 		goal{text: "GetMany of 1,000, time to 1,000 stock Gets", operation: opGetMany, params: "1,000 keys", limit: 0.07, figure: toStock},
 		goal{text: "PutMany of 100,000, time to stock Puts one by one", operation: opPutMany, params: "100,000 keys", limit: 0.10, figure: toStock},
 		goal{text: "Watch, silence after a restart to stock", operation: opRecovery, limit: 0.15, figure: toStock},
-		goal{text: "Cache.Get, time", operation: opCacheGet, params: "100,000 keys, 1 goroutine", limit: 100, unit: "ns", figure: median},
+		goal{text: "Cache.Get, 1,000 keys in turn, time", operation: opCacheGet, params: "1,000 keys, 1 goroutine", limit: 100, unit: "ns", figure: median},
+		goal{text: "Cache.Get, 100,000 keys in turn, time", operation: opCacheGet, params: "100,000 keys, 1 goroutine", limit: 100, unit: "ns", figure: median},
 		goal{text: "Cache.Get, allocations", operation: opCacheGet, params: "100,000 keys, 1 goroutine", limit: 0, figure: allocations},
 	)
 }

@@ -28,6 +28,7 @@ type trial struct {
 	metrics  []string // suffixes of the operation, one for each value that a run's do returns; nil is one without
 	perUnit  int      // units that one call does; 0 is 1
 	noAllocs bool     // a server, or the rest of the trial, shares this process
+	steady   bool     // nothing is left that would have to be collected
 	rounds   int      // 0 is the scale's
 	runs     []run
 }
@@ -148,7 +149,9 @@ func (r *run) sample(t *trial) error {
 		}
 	}
 	var before, after runtime.MemStats
-	runtime.GC()
+	if !t.steady {
+		runtime.GC()
+	}
 	runtime.ReadMemStats(&before)
 	values, err := r.do(r.calls)
 	if err != nil {

@@ -20,6 +20,9 @@ import (
 const (
 	lockedMap = "RWMutex map"
 	syncMap   = "sync.Map"
+
+	// hotKeys are read again and again from a copy of manyKeys: they fit into a processor's cache.
+	hotKeys = 1000
 )
 
 // replica is a copy of a bucket in memory.
@@ -52,13 +55,13 @@ func (b *bench) cacheReads(f *field) error {
 		replica
 	}{{ours, copied}, {lockedMap, locked}, {syncMap, concurrent}}
 
-	for _, goroutines := range []int{1, 64} {
-		t := f.trial(opCacheGet, count(manyKeys, "key")+", "+count(goroutines, "goroutine"), "ns/op")
-		t.Stock, t.Floor = "", lockedMap
+	for _, c := range []struct{ keys, goroutines int }{{hotKeys, 1}, {hotKeys, 64}, {manyKeys, 1}, {manyKeys, 64}} {
+		t := f.trial(opCacheGet, count(c.keys, "key")+", "+count(c.goroutines, "goroutine"), "ns/op")
+		t.Stock, t.Floor, t.steady = "", lockedMap, true
 		for _, r := range replicas {
 			t.runs = append(t.runs, run{contender: r.name, do: timed(1, func(n int) error {
-				return share(goroutines, n, func(_, i int) error {
-					key := f.keys[i*7919%len(f.keys)] // a prime: neighbours are not read together
+				return share(c.goroutines, n, func(_, i int) error {
+					key := f.keys[i*7919%c.keys] // a prime: neighbours are not read together
 					if value, ok := r.get(key); !ok || len(value) != len(f.value) {
 						return fmt.Errorf("%s has %d bytes, %t", key, len(value), ok)
 					}
@@ -69,7 +72,7 @@ func (b *bench) cacheReads(f *field) error {
 		b.measure(t)
 	}
 	t := f.keyTrial(opCacheAll, manyKeys)
-	t.Stock, t.Floor = "", lockedMap
+	t.Stock, t.Floor, t.steady = "", lockedMap, true
 	for _, r := range replicas {
 		t.runs = append(t.runs, run{contender: r.name, means: map[string]string{ours: "in key order", lockedMap: "in no order", syncMap: "in no order"}[r.name],
 			do: timed(manyKeys, repeat(func() error {
