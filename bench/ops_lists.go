@@ -113,7 +113,7 @@ func (b *bench) putMany() section {
 			}
 			add(s.name(), s.means()[opPutMany], n, func(keys []string) error { return s.putMany(b.ctx, keys, f.value) })
 		}
-		add("stock async", "PublishAsync of package jetstream, outside its KeyValue", manyKeys, func(keys []string) error {
+		add("stock async", "PublishAsync of package jetstream, outside its KeyValue, with a longer stall wait", manyKeys, func(keys []string) error {
 			return f.stock.publishAsync(b.ctx, f.bucket, keys, f.value)
 		})
 		b.measure(t)

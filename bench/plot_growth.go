@@ -15,15 +15,22 @@ import (
 // Curves of how cost grows, a panel for each operation. Both scales are logarithmic, so that a
 // straight line upwards is a cost in proportion.
 
-var contenderColors = []struct {
-	name  string
-	color color.Color
-	glyph draw.GlyphDrawer
+// curves are drawn in this order, the library last, on top.
+var curves = []struct {
+	name string
+	curve
 }{
-	{ours, blue, draw.CircleGlyph{}},
-	{stockKV, orange, draw.SquareGlyph{}},
-	{bare, grey, draw.PlusGlyph{}},
-	{etcdName, purple, draw.TriangleGlyph{}},
+	{etcdName, newCurve(purple, draw.TriangleGlyph{})},
+	{bare, newCurve(grey, draw.PlusGlyph{})},
+	{stockKV, newCurve(orange, draw.SquareGlyph{})},
+	{ours, newCurve(blue, draw.CircleGlyph{})},
+}
+
+func newCurve(c color.Color, shape draw.GlyphDrawer) curve {
+	return curve{
+		line:  draw.LineStyle{Color: c, Width: vg.Points(1.6)},
+		point: draw.GlyphStyle{Color: c, Radius: vg.Points(3), Shape: shape},
+	}
 }
 
 func (r *Report) growthPictures() []picture {
@@ -63,9 +70,9 @@ func (r *Report) growthPanels(axis string) []growthPanel {
 func growthPicture(axis string, panels []growthPanel) picture {
 	columns := min(2, len(panels))
 	tiles := draw.Tiles{Cols: columns, Rows: (len(panels) + columns - 1) / columns, PadX: 8 * vg.Millimeter, PadY: 8 * vg.Millimeter,
-		PadTop: 4 * vg.Millimeter, PadBottom: 4 * vg.Millimeter, PadLeft: 4 * vg.Millimeter, PadRight: 6 * vg.Millimeter}
+		PadTop: 4 * vg.Millimeter, PadBottom: 14 * vg.Millimeter, PadLeft: 4 * vg.Millimeter, PadRight: 6 * vg.Millimeter}
 	return picture{
-		name: "growth-" + fileName(axis), width: vg.Length(columns) * 13 * vg.Centimeter, height: vg.Length(tiles.Rows) * 9 * vg.Centimeter,
+		name: "growth-" + fileName(axis), width: vg.Length(columns) * 13 * vg.Centimeter, height: vg.Length(tiles.Rows)*8.5*vg.Centimeter + 10*vg.Millimeter,
 		draw: func(c draw.Canvas) {
 			grid := make([][]*plot.Plot, tiles.Rows)
 			for row := range grid {
@@ -83,34 +90,38 @@ func growthPicture(axis string, panels []growthPanel) picture {
 					}
 				}
 			}
+			legendRow(draw.Crop(c, 12*vg.Millimeter, 0, 4*vg.Millimeter, 0), grid[0][0].Legend.TextStyle, growthLegend(panels))
 		},
 	}
 }
 
 func (g growthPanel) plot(axis string) *plot.Plot {
 	p := plot.New()
-	p.Title.Text, p.Title.Padding = g.operation, 3*vg.Millimeter
-	p.X.Label.Text, p.Y.Label.Text = axis, "time "+perText(g.unit)
+	p.Title.Text, p.Title.Padding = g.operation+", time "+perText(g.unit), 3*vg.Millimeter
+	p.X.Label.Text = axis
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, decades{countText}
-	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{func(v float64) string { return amountText(v) }}
+	p.Y.Scale, p.Y.Tick.Marker = plot.LogScale{}, decades{amountText}
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = lightGrey, lightGrey
 	p.Add(grid)
-	p.Legend.Top, p.Legend.Left = true, true
-	p.Legend.Padding = vg.Points(2)
-	p.Legend.XOffs = vg.Points(4)
-	for _, contender := range contenderColors {
-		points := g.points(contender.name)
-		if len(points) == 0 {
-			continue
+	for _, contender := range curves {
+		if points := g.points(contender.name); len(points) > 0 {
+			p.Add(&plotter.Line{XYs: points, LineStyle: contender.line}, &plotter.Scatter{XYs: points, GlyphStyle: contender.point})
 		}
-		line, marks := &plotter.Line{XYs: points, LineStyle: draw.LineStyle{Color: contender.color, Width: vg.Points(1.6)}}, &plotter.Scatter{
-			XYs: points, GlyphStyle: draw.GlyphStyle{Color: contender.color, Radius: vg.Points(3), Shape: contender.glyph}}
-		p.Add(line, marks)
-		p.Legend.Add(contender.name, line, marks)
 	}
 	p.Y.Min, p.Y.Max = decadesAround(p.Y.Min, p.Y.Max)
 	return p
+}
+
+// growthLegend names those that are in any panel.
+func growthLegend(panels []growthPanel) []legendEntry {
+	var entries []legendEntry
+	for _, contender := range curves {
+		if slices.ContainsFunc(panels, func(g growthPanel) bool { return len(g.points(contender.name)) > 0 }) {
+			entries = append(entries, legendEntry{contender.name, contender.curve})
+		}
+	}
+	return entries
 }
 
 func (g growthPanel) points(contender string) plotter.XYs {
@@ -123,10 +134,10 @@ func (g growthPanel) points(contender string) plotter.XYs {
 	return points
 }
 
-// decadesAround leaves room for the legend above the curves.
+// decadesAround are whole powers of ten, so that both ends have a label.
 func decadesAround(low, high float64) (float64, float64) {
 	low, high = math.Pow(10, math.Floor(math.Log10(low))), math.Pow(10, math.Ceil(math.Log10(high)))
-	return low, high * 3
+	return low, high
 }
 
 func perText(unit string) string {

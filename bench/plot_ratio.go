@@ -61,41 +61,27 @@ func cmpFloat(a, b float64) int {
 }
 
 func ratioPicture(setting string, rows []ratioRow) picture {
+	const margin, columns = 5 * vg.Millimeter, 30 * vg.Millimeter
 	p := plot.New()
-	p.Title.Text = "Time compared with the stock client, setting “" + setting + "”: left of 1 is faster"
-	p.Title.Padding = 6 * vg.Millimeter
+	p.Title.Text = "Setting “" + setting + "”: time divided by the stock client’s, left of 1 is faster (log scale)"
+	p.Title.Padding = 8 * vg.Millimeter
 	p.X.Scale, p.X.Tick.Marker = plot.LogScale{}, ratioTicks{}
-	p.X.Label.Text = "time divided by the stock client's (log scale)"
 	bars := ratioBars(rows)
 	p.X.Min, p.X.Max = bars.limits()
 	p.Y.Min, p.Y.Max = -0.7, float64(len(rows))-0.3
 	p.Y.Tick.Marker, p.Y.Tick.Length, p.Y.LineStyle.Width = bars, 0, 0
 	p.Add(bars)
-	p.Legend.Top, p.Legend.Left = false, false
-	p.Legend.Padding = vg.Points(2)
-	p.Legend.Add("jskv ahead", swatch{blue})
-	p.Legend.Add("jskv behind", swatch{orange})
-	if slices.ContainsFunc(rows, func(row ratioRow) bool { return row.etcd != nil }) {
-		p.Legend.Add("etcd", diamond{})
+	legend := []legendEntry{{"jskv ahead of stock", swatch{blue}}, {"jskv behind", swatch{orange}}, {"quartiles", whisker{}}}
+	if bars.haveEtcd() {
+		legend = append(legend, legendEntry{etcdName, diamond{}})
 	}
-	return withLegendBelow(picture{name: "ratio-" + setting, width: 24 * vg.Centimeter,
-		height: vg.Length(len(rows))*0.52*vg.Centimeter + 4*vg.Centimeter}, p)
-}
-
-// withLegendBelow keeps the legend out of the data.
-func withLegendBelow(pic picture, p *plot.Plot) picture {
-	legend := p.Legend
-	p.Legend = plot.NewLegend()
-	pic.draw = func(c draw.Canvas) {
-		p.Draw(draw.Crop(c, 0, -8*vg.Millimeter, 14*vg.Millimeter, -2*vg.Millimeter))
-		drawLegendRow(draw.Crop(c, 6*vg.Millimeter, 0, 4*vg.Millimeter, 0), legend)
+	return picture{
+		name: "ratio-" + setting, width: 26 * vg.Centimeter, height: vg.Length(len(rows))*0.52*vg.Centimeter + 4.2*vg.Centimeter,
+		draw: func(c draw.Canvas) {
+			p.Draw(draw.Crop(c, margin, -columns, 12*vg.Millimeter, -margin))
+			legendRow(draw.Crop(c, margin, -margin, margin, 0), p.Legend.TextStyle, legend)
+		},
 	}
-	return pic
-}
-
-func drawLegendRow(c draw.Canvas, legend plot.Legend) {
-	legend.Left, legend.Top = true, false
-	legend.Draw(c)
 }
 
 type ratioBars []ratioRow
@@ -109,7 +95,7 @@ func (b ratioBars) limits() (low, high float64) {
 			low, high = min(low, row.etcd.Median), max(high, row.etcd.Median)
 		}
 	}
-	return low / 2, high * 2
+	return low / 1.3, high * 1.3
 }
 
 // Ticks makes the labels of the bars; the best is on top.
@@ -130,26 +116,44 @@ func (b ratioBars) Plot(c draw.Canvas, p *plot.Plot) {
 			c.StrokeLine2(draw.LineStyle{Color: lightGrey, Width: vg.Points(0.5)}, x(tick.Value), c.Min.Y, x(tick.Value), c.Max.Y)
 		}
 	}
+	text := p.X.Tick.Label
+	text.XAlign, text.YAlign = draw.XRight, draw.YCenter
+	us, etcd := c.Max.X+14*vg.Millimeter, c.Max.X+26*vg.Millimeter
+	top := c.Max.Y + 3*vg.Millimeter
+	c.FillText(text, vg.Point{X: us, Y: top}, ours)
+	if b.haveEtcd() {
+		c.FillText(text, vg.Point{X: etcd, Y: top}, etcdName)
+	}
 	half := (y(1) - y(0)) * 0.33
 	for i, row := range b {
-		b.bar(c, p, row, x, y(b.y(i)), half)
+		at := y(b.y(i))
+		b.bar(c, row, x, at, half)
+		at += vg.Points(1.5) // the centre of digits is above that of their font
+		text.Color = row.color()
+		c.FillText(text, vg.Point{X: us, Y: at}, ratio(&row.us))
+		if row.etcd != nil {
+			text.Color = purple
+			c.FillText(text, vg.Point{X: etcd, Y: at}, ratio(row.etcd))
+		}
 	}
 	c.StrokeLine2(draw.LineStyle{Color: color.Black, Width: vg.Points(1.2)}, x(1), c.Min.Y, x(1), c.Max.Y)
 }
 
-func (b ratioBars) bar(c draw.Canvas, p *plot.Plot, row ratioRow, x func(float64) vg.Length, y, half vg.Length) {
-	fill, align, shift := blue, draw.XRight, -vg.Points(4)
-	end := min(row.us.Low, 1)
+func (b ratioBars) haveEtcd() bool {
+	return slices.ContainsFunc(b, func(row ratioRow) bool { return row.etcd != nil })
+}
+
+func (row ratioRow) color() color.Color {
 	if row.us.Median > 1 {
-		fill, align, shift = orange, draw.XLeft, vg.Points(4)
-		end = max(row.us.High, 1)
+		return orange
 	}
+	return blue
+}
+
+func (b ratioBars) bar(c draw.Canvas, row ratioRow, x func(float64) vg.Length, y, half vg.Length) {
 	from, to := x(1), x(row.us.Median)
-	c.FillPolygon(fill, []vg.Point{{X: from, Y: y - half}, {X: to, Y: y - half}, {X: to, Y: y + half}, {X: from, Y: y + half}})
-	c.StrokeLine2(draw.LineStyle{Color: grey, Width: vg.Points(1)}, x(row.us.Low), y, x(row.us.High), y)
-	text := p.X.Tick.Label
-	text.XAlign, text.YAlign = align, draw.YCenter
-	c.FillText(text, vg.Point{X: x(end) + shift, Y: y}, ratio(&row.us))
+	c.FillPolygon(row.color(), []vg.Point{{X: from, Y: y - half}, {X: to, Y: y - half}, {X: to, Y: y + half}, {X: from, Y: y + half}})
+	c.StrokeLine2(whiskerStyle, x(row.us.Low), y, x(row.us.High), y)
 	if row.etcd != nil && row.etcd.Median > 0 {
 		diamond{}.at(&c, vg.Point{X: x(row.etcd.Median), Y: y})
 	}
@@ -175,21 +179,4 @@ func (ratioTicks) Ticks(low, high float64) []plot.Tick {
 		}
 	}
 	return ticks
-}
-
-// swatch is a colour in a legend.
-type swatch struct{ fill color.Color }
-
-func (s swatch) Thumbnail(c *draw.Canvas) {
-	c.FillPolygon(s.fill, []vg.Point{c.Min, {X: c.Max.X, Y: c.Min.Y}, c.Max, {X: c.Min.X, Y: c.Max.Y}})
-}
-
-// diamond is where etcd is.
-type diamond struct{}
-
-func (d diamond) Thumbnail(c *draw.Canvas) { d.at(c, c.Center()) }
-
-func (diamond) at(c *draw.Canvas, center vg.Point) {
-	r := vg.Points(3.5)
-	c.FillPolygon(purple, []vg.Point{{X: center.X - r, Y: center.Y}, {X: center.X, Y: center.Y - r}, {X: center.X + r, Y: center.Y}, {X: center.X, Y: center.Y + r}})
 }

@@ -155,12 +155,14 @@ func (w stockWatcher) next(ctx context.Context) (uint64, error) {
 
 func (w stockWatcher) stop() error { return w.w.Stop() }
 
-// publishAsync is what the stock client has for many writes, outside its key-value interface.
+// publishAsync is what the stock client has for many writes, outside its key-value interface. It
+// waits as long as it takes when many are unanswered: after the default of 200 ms it gives up, which
+// on a busy machine it does.
 func (s *stockStore) publishAsync(ctx context.Context, bucket string, keys []string, value []byte) error {
 	futures := make([]jetstream.PubAckFuture, len(keys))
 	for i, key := range keys {
 		var err error
-		if futures[i], err = s.js.PublishAsync("$KV."+bucket+"."+key, value); err != nil {
+		if futures[i], err = s.js.PublishAsync("$KV."+bucket+"."+key, value, jetstream.WithStallWait(startTimeout)); err != nil {
 			return err
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 )
 
 // What stands on the terminal.
@@ -61,8 +60,11 @@ func ratio(s *Spread) string {
 	if s == nil {
 		return ""
 	}
-	if s.Median < 0.1 {
+	switch {
+	case s.Median < 0.1:
 		return fmt.Sprintf("%.3f", s.Median)
+	case s.Median >= 10:
+		return fmt.Sprintf("%.1f", s.Median)
 	}
 	return fmt.Sprintf("%.2f", s.Median)
 }
@@ -162,5 +164,3 @@ func yes(reached bool) string {
 	}
 	return "no"
 }
-
-func took(since time.Time) string { return time.Since(since).Round(time.Second).String() }
