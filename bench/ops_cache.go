@@ -1,17 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"runtime"
-	"strings"
-	"sync"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/seed646b090f/jskv"
 )
 
 // A copy of the bucket in the client. The stock client has none: what it is compared with is the map
@@ -24,13 +16,6 @@ const (
 	// hotKeys are read again and again from a copy of manyKeys: they fit into a processor's cache.
 	hotKeys = 1000
 )
-
-// replica is a copy of a bucket in memory.
-type replica interface {
-	get(key string) ([]byte, bool)
-	all(visit func(key string, value []byte))
-	close()
-}
 
 func (b *bench) caches() section {
 	operations := []string{opCacheGet, opCacheAll, opCacheLoad, opCacheMemory}
@@ -50,39 +35,48 @@ func (b *bench) cacheReads(f *field) error {
 		locked.values[key] = value
 		concurrent.values.Store(key, value)
 	})
-	replicas := []struct {
-		name string
-		replica
-	}{{ours, copied}, {lockedMap, locked}, {syncMap, concurrent}}
-
+	replicas := []namedReplica{{ours, "in key order", copied}, {lockedMap, "in no order", locked}, {syncMap, "in no order", concurrent}}
 	for _, c := range []struct{ keys, goroutines int }{{hotKeys, 1}, {hotKeys, 64}, {manyKeys, 1}, {manyKeys, 64}} {
-		t := f.trial(opCacheGet, count(c.keys, "key")+", "+count(c.goroutines, "goroutine"), "ns/op")
-		t.Stock, t.Floor, t.steady = "", lockedMap, true
-		for _, r := range replicas {
-			t.runs = append(t.runs, run{contender: r.name, do: timed(1, func(n int) error {
-				return share(c.goroutines, n, func(_, i int) error {
-					key := f.keys[i*7919%c.keys] // a prime: neighbours are not read together
-					if value, ok := r.get(key); !ok || len(value) != len(f.value) {
-						return fmt.Errorf("%s has %d bytes, %t", key, len(value), ok)
-					}
-					return nil
-				})
-			})})
-		}
-		b.measure(t)
+		b.measure(cacheGet(f, replicas, c.keys, c.goroutines))
 	}
+	b.measure(cacheAll(f, replicas))
+	return nil
+}
+
+// namedReplica also says in which order its All is.
+type namedReplica struct {
+	name, order string
+	replica
+}
+
+func cacheGet(f *field, replicas []namedReplica, keys, goroutines int) trial {
+	t := f.trial(opCacheGet, count(keys, "key")+", "+count(goroutines, "goroutine"), "ns/op")
+	t.Stock, t.Floor, t.steady = "", lockedMap, true
+	for _, r := range replicas {
+		t.runs = append(t.runs, run{contender: r.name, do: timed(1, func(n int) error {
+			return share(goroutines, n, func(_, i int) error {
+				key := f.keys[i*7919%keys] // a prime: neighbours are not read together
+				if value, ok := r.get(key); !ok || len(value) != len(f.value) {
+					return fmt.Errorf("%s has %d bytes, %t", key, len(value), ok)
+				}
+				return nil
+			})
+		})})
+	}
+	return t
+}
+
+func cacheAll(f *field, replicas []namedReplica) trial {
 	t := f.keyTrial(opCacheAll, manyKeys)
 	t.Stock, t.Floor, t.steady = "", lockedMap, true
 	for _, r := range replicas {
-		t.runs = append(t.runs, run{contender: r.name, means: map[string]string{ours: "in key order", lockedMap: "in no order", syncMap: "in no order"}[r.name],
-			do: timed(manyKeys, repeat(func() error {
-				var got tally
-				r.all(func(_ string, value []byte) { got.add(value) })
-				return got.check(f.whole(), nil)
-			}))})
+		t.runs = append(t.runs, run{contender: r.name, means: r.order, do: timed(manyKeys, repeat(func() error {
+			var got tally
+			r.all(func(_ string, value []byte) { got.add(value) })
+			return got.check(f.whole(), nil)
+		}))})
 	}
-	b.measure(t)
-	return nil
+	return t
 }
 
 // loader makes a copy of the bucket that it keeps until it is closed.
@@ -147,147 +141,4 @@ func liveHeap() float64 {
 	runtime.GC()
 	runtime.ReadMemStats(&stats)
 	return float64(stats.HeapAlloc)
-}
-
-// cacheReplica is this library's.
-type cacheReplica struct{ c *jskv.Cache[[]byte] }
-
-func (r cacheReplica) get(key string) ([]byte, bool) { return r.c.Get(key) }
-func (r cacheReplica) close()                        { r.c.Close() }
-
-func (r cacheReplica) all(visit func(key string, value []byte)) {
-	for key, e := range r.c.All() {
-		visit(key, e.Value)
-	}
-}
-
-func loadJSKV(ctx context.Context, s *jskvStore) (replica, error) {
-	c, err := s.bucket.Cache(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return cacheReplica{c}, nil
-}
-
-// lockedReplica is a plain map; stop ends what would keep it up to date.
-type lockedReplica struct {
-	mu     sync.RWMutex
-	values map[string][]byte
-	stop   func()
-}
-
-func (r *lockedReplica) get(key string) ([]byte, bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	value, ok := r.values[key]
-	return value, ok
-}
-
-func (r *lockedReplica) all(visit func(key string, value []byte)) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for key, value := range r.values {
-		visit(key, value)
-	}
-}
-
-func (r *lockedReplica) set(key string, value []byte) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.values[key] = value
-}
-
-func (r *lockedReplica) close() {
-	if r.stop != nil {
-		r.stop()
-	}
-}
-
-type concurrentReplica struct{ values sync.Map }
-
-func (r *concurrentReplica) get(key string) ([]byte, bool) {
-	value, ok := r.values.Load(key)
-	if !ok {
-		return nil, false
-	}
-	return value.([]byte), true
-}
-
-func (r *concurrentReplica) all(visit func(key string, value []byte)) {
-	r.values.Range(func(key, value any) bool {
-		visit(key.(string), value.([]byte))
-		return true
-	})
-}
-
-func (r *concurrentReplica) close() {}
-
-// loadStock leaves the watch running, as it would be to follow the changes.
-func loadStock(ctx context.Context, s *stockStore) (replica, error) {
-	w, err := s.kv.WatchAll(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r := &stockReplica{entries: map[string]jetstream.KeyValueEntry{}, w: w}
-	for e := range w.Updates() {
-		if e == nil {
-			return r, nil
-		}
-		r.set(e)
-	}
-	return nil, errors.New("the initial values have no end")
-}
-
-// stockReplica keeps entries: who needs the revision keeps them.
-type stockReplica struct {
-	mu      sync.RWMutex
-	entries map[string]jetstream.KeyValueEntry
-	w       jetstream.KeyWatcher
-}
-
-func (r *stockReplica) set(e jetstream.KeyValueEntry) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.entries[e.Key()] = e
-}
-
-func (r *stockReplica) get(key string) ([]byte, bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	e, ok := r.entries[key]
-	if !ok {
-		return nil, false
-	}
-	return e.Value(), true
-}
-
-func (r *stockReplica) all(visit func(key string, value []byte)) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	for key, e := range r.entries {
-		visit(key, e.Value())
-	}
-}
-
-func (r *stockReplica) close() { _ = r.w.Stop() } // the bucket is read again right after it, and would tell
-
-func loadBare(ctx context.Context, s *bareStore) (replica, error) {
-	r := &lockedReplica{values: map[string][]byte{}}
-	prefix := s.subject("")
-	_, err := s.pull(ctx, false, func(msg *nats.Msg) { r.set(strings.TrimPrefix(msg.Subject, prefix), msg.Data) })
-	return r, err
-}
-
-func loadEtcd(ctx context.Context, s *etcdStore) (replica, error) {
-	r := &lockedReplica{values: map[string][]byte{}}
-	_, revision, err := s.read(ctx, r.set)
-	if err != nil {
-		return nil, err
-	}
-	w, err := s.watchFrom(ctx, revision+1)
-	if err != nil {
-		return nil, err
-	}
-	r.stop = func() { _ = w.stop() } // it returns nil always
-	return r, nil
 }

@@ -24,21 +24,20 @@ func (b *bench) growth() []section {
 
 // growKeys lets one bucket grow.
 func (b *bench) growKeys() section {
-	return b.withField([]string{opKeys, opEntries, opSnapshot, opEntry}, 0, smallValue, func(f *field) error {
+	return b.withField([]string{opKeys, opSnapshot, opEntry}, 0, smallValue, func(f *field) error {
 		for _, n := range b.scale.growKeys {
 			if err := f.grow(b.ctx, n); err != nil {
 				return fmt.Errorf("grow to %d keys: %w", n, err)
 			}
 			b.listTrials(f, axisKeys)
-			b.measure(b.point(f, opEntry, count(n, "key"), axisKeys, n, 1))
+			b.measure(b.singleTrial(f, opEntry, count(n, "key"), 1).at(axisKeys, n))
 		}
 		return nil
 	})
 }
 
-// point is a trial of one operation, at x on the axis.
-func (b *bench) point(f *field, operation, params, axis string, x, goroutines int) trial {
-	t := b.singleTrial(f, operation, params, goroutines)
+// at is the trial as the point x of the axis.
+func (t trial) at(axis string, x int) trial {
 	t.Axis, t.X = axis, float64(x)
 	return t
 }
@@ -48,7 +47,7 @@ func (b *bench) growGoroutines() section {
 	return b.withField(operations, 1000, smallValue, func(f *field) error {
 		for _, n := range b.scale.growGoroutines {
 			for _, operation := range operations {
-				b.measure(b.point(f, operation, count(n, "goroutine"), axisGoroutines, n, n))
+				b.measure(b.singleTrial(f, operation, count(n, "goroutine"), n).at(axisGoroutines, n))
 			}
 		}
 		return nil
@@ -59,7 +58,7 @@ func (b *bench) growBytes(n int) section {
 	operations := []string{opPut, opEntry}
 	return b.withField(operations, 10, n, func(f *field) error {
 		for _, operation := range operations {
-			b.measure(b.point(f, operation, size(n), axisBytes, n, 1))
+			b.measure(b.singleTrial(f, operation, size(n), 1).at(axisBytes, n))
 		}
 		return nil
 	})

@@ -137,7 +137,7 @@ func (b *bench) fanOut(n int, growing bool) section {
 	return section{[]string{opFanOut}, func(a *arena) (err error) {
 		t := trial{Result: Result{Setting: a.setting, Operation: opFanOut, Params: count(n, "watcher"), Unit: "ns/put", Stock: stockKV}}
 		if growing {
-			t.Axis, t.X = axisWatchers, float64(n)
+			t = t.at(axisWatchers, n)
 		}
 		names := []string{ours, stockKV}
 		if a.etcd != nil {

@@ -22,7 +22,7 @@ var (
 		growGoroutines: []int{1, 8, 64}, growBytes: []int{16, 4 << 10, 256 << 10},
 	}
 	full = scale{
-		name: "full", rounds: 31, round: 20 * time.Millisecond, slowRounds: 7, restarts: 5, burst: 5000,
+		name: "full", rounds: 25, round: 20 * time.Millisecond, slowRounds: 5, restarts: 3, burst: 5000,
 		growKeys: []int{100, 1000, 10_000, 100_000, 1_000_000}, growWatchers: []int{1, 10, 100, 1000, 10_000},
 		growGoroutines: []int{1, 4, 16, 64, 256}, growBytes: []int{16, 256, 4 << 10, 64 << 10, 1 << 20},
 	}
