@@ -136,9 +136,8 @@ func (f flags) measure(w io.Writer, only *regexp.Regexp) (r *Report, err error) 
 
 // startProfiles starts the profiles that were asked for and returns what writes them.
 func (f flags) startProfiles() (end func() error, err error) {
-	end = func() error { return f.writeMemProfile() }
 	if f.cpuProfile == "" {
-		return end, nil
+		return f.writeMemProfile, nil
 	}
 	file, err := os.Create(f.cpuProfile)
 	if err != nil {
@@ -149,7 +148,7 @@ func (f flags) startProfiles() (end func() error, err error) {
 	}
 	return func() error {
 		pprof.StopCPUProfile()
-		return errors.Join(file.Close(), end())
+		return errors.Join(file.Close(), f.writeMemProfile())
 	}, nil
 }
 
