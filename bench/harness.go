@@ -78,11 +78,21 @@ func (b *bench) say(format string, args ...any) {
 	_, _ = fmt.Fprintf(b.progress, "%5.0fs  %s\n", time.Since(b.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
+// trialTimeout is after what time a contender hangs.
+const trialTimeout = 2 * time.Minute
+
 // measure runs a trial, if it was asked for, and keeps its results.
 func (b *bench) measure(t trial) {
 	if !b.wants(t.Setting, t.Operation) || b.ctx.Err() != nil {
 		return
 	}
+	whole := b.ctx
+	ctx, cancel := context.WithTimeout(whole, trialTimeout)
+	b.ctx = ctx // the trial's calls are made with it
+	defer func() {
+		cancel()
+		b.ctx = whole
+	}()
 	if err := b.takeTurns(&t); err != nil {
 		b.fail(t.name(), err)
 		return

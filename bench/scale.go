@@ -17,7 +17,7 @@ type scale struct {
 // Both scales measure every operation at the sizes that the goals are about.
 var (
 	quick = scale{
-		name: "quick", rounds: 7, round: 8 * time.Millisecond, slowRounds: 2, restarts: 1, burst: 2000,
+		name: "quick", rounds: 5, round: 8 * time.Millisecond, slowRounds: 2, restarts: 1, burst: 2000,
 		growKeys: []int{100, 1000, 10_000}, growWatchers: []int{1, 10, 100},
 		growGoroutines: []int{1, 8, 64}, growBytes: []int{16, 4 << 10, 256 << 10},
 	}
