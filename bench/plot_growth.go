@@ -68,11 +68,11 @@ func (r *Report) growthPanels(axis string) []growthPanel {
 }
 
 func growthPicture(axis string, panels []growthPanel) picture {
-	columns := min(2, len(panels))
+	columns := min(3, len(panels))
 	tiles := draw.Tiles{Cols: columns, Rows: (len(panels) + columns - 1) / columns, PadX: 8 * vg.Millimeter, PadY: 8 * vg.Millimeter,
 		PadTop: 4 * vg.Millimeter, PadBottom: 14 * vg.Millimeter, PadLeft: 4 * vg.Millimeter, PadRight: 6 * vg.Millimeter}
 	return picture{
-		name: "growth-" + fileName(axis), width: vg.Length(columns) * 13 * vg.Centimeter, height: vg.Length(tiles.Rows)*8.5*vg.Centimeter + 10*vg.Millimeter,
+		name: "growth-" + fileName(axis), width: vg.Length(columns) * 12 * vg.Centimeter, height: vg.Length(tiles.Rows)*8.5*vg.Centimeter + 10*vg.Millimeter,
 		draw: func(c draw.Canvas) {
 			grid := make([][]*plot.Plot, tiles.Rows)
 			for row := range grid {

@@ -31,13 +31,13 @@ func (r *Report) ratioPictures() []picture {
 	return all
 }
 
-// ratioRows are sorted, the best first.
+// ratioRows are those of times, the best first.
 func (r *Report) ratioRows(setting string) []ratioRow {
 	var rows []ratioRow
 	for i := range r.Results {
 		result := &r.Results[i]
 		us, etcd := result.of(ours), result.of(etcdName)
-		if result.Setting != setting || result.Axis != "" || us == nil || us.ToStock == nil || us.ToStock.Median <= 0 {
+		if result.Setting != setting || result.Axis != "" || !strings.HasPrefix(result.Unit, "ns") || us == nil || us.ToStock == nil || us.ToStock.Median <= 0 {
 			continue
 		}
 		row := ratioRow{label: strings.TrimSuffix(result.Operation+" "+result.Params, " "), us: *us.ToStock}
@@ -144,7 +144,7 @@ func (b ratioBars) haveEtcd() bool {
 }
 
 func (row ratioRow) color() color.Color {
-	if row.us.Median > 1 {
+	if row.us.Median >= 1.005 { // as it is written beside it
 		return orange
 	}
 	return blue
