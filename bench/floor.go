@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -50,11 +51,22 @@ func (s *bareStore) write(ctx context.Context, msg *nats.Msg) (uint64, error) {
 	return ackedSequence(answer.Data)
 }
 
+// refusal is the server's error in the answer to a write.
+func refusal(answer []byte) error {
+	var refused struct {
+		Error *jetstream.APIError `json:"error"`
+	}
+	if err := json.Unmarshal(answer, &refused); err != nil || refused.Error == nil {
+		return fmt.Errorf("the answer to a write is %s", answer)
+	}
+	return refused.Error
+}
+
 // ackedSequence reads {"stream":"KV_b", "seq":12} with as little as it takes.
 func ackedSequence(ack []byte) (uint64, error) {
 	_, rest, found := strings.Cut(string(ack), `"seq":`)
-	if !found {
-		return 0, fmt.Errorf("the answer to a write is %s", ack)
+	if !found || strings.Contains(string(ack), `"error":`) {
+		return 0, refusal(ack)
 	}
 	return strconv.ParseUint(rest[:len(rest)-len(strings.TrimLeft(rest, "0123456789"))], 10, 64)
 }
@@ -69,6 +81,10 @@ func (s *bareStore) get(ctx context.Context, key string) ([]byte, uint64, error)
 }
 
 func (s *bareStore) update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
+	return again(ctx, func() (uint64, error) { return s.compareAndSet(ctx, key, value, revision) })
+}
+
+func (s *bareStore) compareAndSet(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
 	return s.write(ctx, &nats.Msg{
 		Subject: s.subject(key),
 		Header:  nats.Header{jetstream.ExpectedLastSubjSeqHeader: {strconv.FormatUint(revision, 10)}},
@@ -104,20 +120,42 @@ func (s *bareStore) pull(ctx context.Context, headersOnly bool, visit func(*nats
 		return t, err
 	}
 	defer func() { err = errors.Join(err, sub.Unsubscribe(), s.deleteConsumer(ctx, name)) }()
-	pull := fmt.Appendf(nil, `{"batch":%d,"no_wait":true}`, pending)
-	if err := s.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+s.stream()+"."+name, inbox, pull); err != nil {
-		return t, err
-	}
 	for t.entries < pending {
-		select {
-		case msg := <-delivery:
-			t.add(msg.Data)
-			visit(msg)
-		case <-ctx.Done():
-			return t, ctx.Err()
+		pull := fmt.Appendf(nil, `{"batch":%d,"no_wait":true}`, pending-t.entries)
+		if err := s.nc.PublishRequest("$JS.API.CONSUMER.MSG.NEXT."+s.stream()+"."+name, inbox, pull); err != nil {
+			return t, err
+		}
+		if err := t.receive(ctx, delivery, pending, visit); err != nil {
+			return t, err
 		}
 	}
 	return t, nil
+}
+
+// receive takes what a pull brings. In a cluster a pull is lost when the server that it is sent to has
+// not heard of the consumer yet: then it ends with less.
+func (t *tally) receive(ctx context.Context, delivery <-chan *nats.Msg, pending int, visit func(*nats.Msg)) error {
+	const patience = time.Second
+	lost := time.NewTimer(patience)
+	defer lost.Stop()
+	for t.entries < pending {
+		select {
+		case msg := <-delivery:
+			if msg.Header.Get("Status") != "" {
+				return nil // it had no more
+			}
+			t.add(msg.Data)
+			visit(msg)
+		case <-lost.C:
+			if t.entries == 0 {
+				return nil
+			}
+			lost.Reset(patience)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // createConsumer returns how many messages it has to deliver.

@@ -24,6 +24,7 @@ func (s *stockStore) means() map[string]string {
 		opPutMany:   "a Put for each key, one after the other",
 		opBatch:     "a Put for each key, one after the other, not atomic",
 		opTransact:  "a Get and an Update for each key, not atomic",
+		opUpdate:    "with replicas: again at once when another write was under way, which it reports as a conflict",
 		opModify:    "Get and Update, again at once after a conflict",
 		opCacheLoad: "WatchAll into a map",
 	}
@@ -42,7 +43,7 @@ func (s *stockStore) get(ctx context.Context, key string) ([]byte, uint64, error
 }
 
 func (s *stockStore) update(ctx context.Context, key string, value []byte, revision uint64) (uint64, error) {
-	return s.kv.Update(ctx, key, value, revision)
+	return again(ctx, func() (uint64, error) { return s.kv.Update(ctx, key, value, revision) })
 }
 
 func (s *stockStore) remove(ctx context.Context, key string) error { return s.kv.Delete(ctx, key) }
@@ -176,4 +177,19 @@ func (s *stockStore) publishAsync(ctx context.Context, bucket string, keys []str
 		}
 	}
 	return nil
+}
+
+// codeInFlight is the server's error for an expectation that it could not check, because another write
+// was under way on a stream with replicas. The stock client reports it as a conflict.
+const codeInFlight = 10164
+
+// again repeats a write that was refused for that reason alone: its key belongs to the caller.
+func again(ctx context.Context, write func() (uint64, error)) (uint64, error) {
+	for {
+		revision, err := write()
+		refusal, ok := errors.AsType[*jetstream.APIError](err)
+		if !ok || refusal.ErrorCode != codeInFlight || ctx.Err() != nil {
+			return revision, err
+		}
+	}
 }
