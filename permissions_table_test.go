@@ -50,8 +50,8 @@ const (
 )
 
 var (
-	inbox  = []string{"_INBOX.>"}
-	tidy   = []string{consumerDelete}
+	inbox    = []string{"_INBOX.>"}
+	tidy     = []string{consumerDelete}
 	toFollow = []string{streamInfo, consumerCreate, consumerNext}
 )
 

@@ -81,7 +81,7 @@ func transient(err error) bool {
 	var apiErr *jetstream.APIError
 	return isTimeout(err) && !errors.Is(err, ErrPermission) ||
 		errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrDisconnected) ||
-		errors.As(err, &apiErr) && (apiErr.Code == serviceUnavailable || apiErr.ErrorCode == codeDuplicateInProcess)
+		errors.As(err, &apiErr) && (apiErr.Code == serviceUnavailable || apiErr.ErrorCode == codeDuplicateInProcess || apiErr.ErrorCode == codeTooManyRequests)
 }
 
 // connect checks that the stream is the one that is being read, and makes a consumer that goes
@@ -123,7 +123,7 @@ func (r *Reader) connect(ctx context.Context) error {
 	if err == nil && r.snapshot && r.cfg.Start == StartLast && (r.cfg.Unique || r.cfg.SkipMarkers) && r.b.shared() {
 		// The server that told the target has it. Another may come to it only while it delivers,
 		// and deliver a key before its newest revision of then, which may be a marker, and after.
-		r.hold = info.Cluster == nil || r.consumer.host != info.Cluster.Leader
+		r.hold = r.hold || info.Cluster == nil || r.consumer.host != info.Cluster.Leader
 	}
 	if err == nil && r.consumer.empty {
 		r.snapshot = false

@@ -39,7 +39,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		switch {
 		case refused && lost == nil, errors.Is(err, ErrPermission) && lost == nil:
 			return 0, err
-		case refused && conflict.Actual <= known:
+		case refused && conflict.Actual <= known && (lost == nil || conflict.Actual > 0):
 			return 0, err // this write would have made a later revision
 		case errors.Is(err, ErrOutcomeUnknown):
 			lost = err
@@ -78,7 +78,7 @@ func (b *Bucket) findOut(ctx context.Context, subject string, w *Write, id strin
 	var backoff Backoff
 	for {
 		revision, found, err = b.wasStored(ctx, subject, w, id, known, begun, server)
-		if err == nil || errors.Is(err, errForgotten) || errors.Is(err, ErrPermission) {
+		if err == nil || errors.Is(err, errForgotten) || !transient(err) {
 			return revision, found, err
 		}
 		if waited := backoff.Wait(ctx); waited != nil {

@@ -229,6 +229,7 @@ func (p *Pipeline) resend() error {
 		s := p.again[id]
 		delete(p.again, id) // what an error leaves is reported when the pipeline is closed
 		if max(p.acked[s.write.Key], stored[s.write.Key]) > id {
+			p.report(s.write.Key, nil) // it would have been replaced by now
 			continue
 		}
 		if err := p.send(s); err != nil {
@@ -241,18 +242,20 @@ func (p *Pipeline) resend() error {
 	return nil
 }
 
-// storedUnheard finds, of each key with several writes of which nothing was heard, the newest that
-// was stored all the same: one before it, sent again, would be stored behind it.
+// storedUnheard finds, of each key with several writes that are to be sent again, the newest that was
+// stored although nothing was heard: one before it, sent again, would be stored behind it.
 func (p *Pipeline) storedUnheard() (map[string]int, error) {
-	lost := map[string][]int{}
+	byKey := map[string][]int{}
 	for _, id := range slices.Sorted(maps.Keys(p.again)) {
-		if s := p.again[id]; s.lost {
-			lost[s.write.Key] = append(lost[s.write.Key], id)
-		}
+		key := p.again[id].write.Key
+		byKey[key] = append(byKey[key], id)
 	}
 	stored := map[string]int{}
-	for key, ids := range lost {
+	for key, ids := range byKey {
 		for _, id := range slices.Backward(ids[1:]) {
+			if !p.again[id].lost {
+				continue
+			}
 			_, known, err := p.b.knows(p.ctx, p.b.writePrefix+key, p.again[id].write.id)
 			if err != nil {
 				return nil, err

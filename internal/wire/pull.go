@@ -113,7 +113,7 @@ func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, 
 		most = bulkBatch
 	}
 	c.batch = int(min(most, max(liveBatch, pending+liveBatch/2)))
-	if average := averageSize(info); average > 0 {
+	if average := averageSize(info); average > 0 && (c.skipping || !cfg.HeadersOnly) {
 		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))
 	}
 	if cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && (c.skipping || pending == 0) {

@@ -17,8 +17,7 @@ func (r *Reader) compact() {
 	})
 }
 
-// pop takes the oldest message received. Within the snapshot the last one is held back until
-// it is known whether another follows: whoever gets it may then ask Synced.
+// pop takes the oldest message that is to be handed out, with Unique the first of its key.
 func (r *Reader) pop() (Message, bool) {
 	if r.hold {
 		if r.snapshot && r.cursor < r.target && r.failed == nil {
@@ -26,6 +25,17 @@ func (r *Reader) pop() (Message, bool) {
 		}
 		r.let()
 	}
+	for {
+		m, ok := r.oldest()
+		if !ok || !r.cfg.Unique || r.unique.first(m.Key, r.held || m.Sequence > r.target) {
+			return m, ok
+		}
+	}
+}
+
+// oldest takes the oldest message received. Within the snapshot the last one is held back until
+// it is known whether another follows: whoever gets it may then ask Synced.
+func (r *Reader) oldest() (Message, bool) {
 	waiting := len(r.queue) - r.head
 	if waiting == 0 || waiting == 1 && r.snapshot && r.failed == nil {
 		return Message{}, false
@@ -43,15 +53,12 @@ func (r *Reader) pop() (Message, bool) {
 	return m, true
 }
 
-// let hands over what was held back: of each key the newest, with Unique once.
+// let hands over what was held back: of each key the newest.
 func (r *Reader) let() {
-	r.hold = false
+	r.hold, r.held = false, true
 	r.queue = append([]Message(nil), r.queue[r.head:]...)
 	r.head = 0
 	r.compact()
-	if r.cfg.Unique {
-		r.queue = slices.DeleteFunc(r.queue, func(m Message) bool { return !r.unique.first(m.Key, true) })
-	}
 }
 
 // slot makes room for a message at the end of the queue.

@@ -100,6 +100,7 @@ type Reader struct {
 	head     int
 	unique   uniqueKeys
 	opening  bool // what comes is compacted before any of it is handed out
+	held     bool // some was
 	hold     bool // so it is, because it may be older than what the target has
 	draining []chan struct{}
 	notices  []error // for OnChange
@@ -255,13 +256,12 @@ func (r *Reader) Next(ctx context.Context) (Message, error) {
 			r.synced.Store(true)
 			return Message{}, ErrSynced
 		}
-		before := r.snapshot
-		if err := r.advance(ctx); err != nil {
-			return Message{}, err
-		}
-		if before && !r.snapshot && r.head == len(r.queue) {
+		if !r.snapshot && r.head == len(r.queue) && !r.synced.Load() {
 			r.synced.Store(true)
 			return Message{}, ErrSynced
+		}
+		if err := r.advance(ctx); err != nil {
+			return Message{}, err
 		}
 	}
 }
@@ -354,7 +354,7 @@ func (r *Reader) accept(m *Message) bool {
 	case r.match != nil && !matchAny(r.match, m.Key):
 		return false
 	}
-	return !r.cfg.Unique || r.hold || r.unique.first(m.Key, m.Sequence > r.target)
+	return true
 }
 
 // status takes a message that the server sent about a pull, not from the stream.

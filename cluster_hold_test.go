@@ -1,0 +1,93 @@
+package jskv_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+)
+
+// fillWithMarkers stores n keys, of which those that `marker` tells are deleted.
+func (r *reading) fillWithMarkers(n int, marker func(i int) bool) (live []string) {
+	r.t.Helper()
+	for i := range n {
+		key := fmt.Sprintf("k%06d", i)
+		msg := &nats.Msg{Subject: r.Stream().Subject(key), Data: []byte("v")}
+		if marker(i) {
+			msg.Header, msg.Data = nats.Header{"KV-Operation": {"DEL"}}, nil
+		} else {
+			live = append(live, key)
+		}
+		_, err := r.admin.PublishMsgAsync(msg, jetstream.WithRetryAttempts(20))
+		require.NoError(r.t, err)
+		if i%1000 == 999 {
+			r.stored()
+		}
+	}
+	r.stored()
+	return live
+}
+
+func (r *reading) stored() {
+	r.t.Helper()
+	select {
+	case <-r.admin.PublishAsyncComplete():
+	case <-time.After(soon):
+		require.Fail(r.t, "not everything was stored")
+	}
+}
+
+// What comes from the leader is handed out at once, what comes from another server is held back. A
+// listing that lost its consumer went from one to the other, and lost a key, or listed deleted ones.
+func TestAListingWhoseConsumersAreOnDifferentServersIsWhole(t *testing.T) {
+	t.Parallel()
+	r := newClusterReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	live := r.fillWithMarkers(20_000, func(i int) bool { return i%10 == 5 })
+	stream, err := r.admin.Stream(testContext(t), "KV_b")
+	require.NoError(t, err)
+	for range 10 {
+		ctx, cancel := context.WithCancel(testContext(t))
+		var group sync.WaitGroup
+		group.Go(func() {
+			for deleted := 0; deleted < 4 && wait(ctx, 5*time.Millisecond); {
+				for info := range stream.ListConsumers(ctx).Info() {
+					if stream.DeleteConsumer(ctx, info.Name) == nil {
+						deleted++
+					}
+				}
+			}
+		})
+		var keys []string
+		for key, err := range r.Keys(testContext(t)) {
+			require.NoError(t, err)
+			if keys = append(keys, key); len(keys)%200 == 0 {
+				wait(ctx, time.Millisecond) // or it is over before a consumer is deleted
+			}
+		}
+		cancel()
+		group.Wait()
+		require.ElementsMatch(t, live, keys)
+	}
+}
+
+// Of more than a snapshot takes at once nothing but markers was held back, and so nothing was left to
+// hand out, with which the snapshot would have ended.
+func TestASnapshotOfMarkersThatAreIgnoredEnds(t *testing.T) {
+	t.Parallel()
+	r := newClusterReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	r.fillWithMarkers(20_000, func(int) bool { return true })
+	r.putBeside("zz.other", "v")
+	for range 6 { // some of which read from another server than the leader
+		w := watch(t, r.Bucket, "*", jskv.IgnoreDeletes())
+		require.Empty(t, collect(t, w.Snapshot()))
+		require.True(t, w.Synced())
+		w.Stop()
+	}
+}
