@@ -159,7 +159,7 @@ var oneServer = []allowance{
 		defer c.Close()
 		return c.Wait(ctx, 1)
 	}},
-	{"`Cache.Wait`", "for a revision of a key that is not in the cache", append([]string{storedMessage}, toFollow...), tidy, inbox, func(ctx context.Context, g *guest) error {
+	{"`Cache.Wait`", "for a revision of a key that is not in the cache", toFollow, append([]string{storedMessage}, tidy...), inbox, func(ctx context.Context, g *guest) error {
 		c, err := g.b.Cache(ctx, "k")
 		if err != nil {
 			return err
