@@ -22,6 +22,7 @@ import (
 const (
 	serveCommand = "serve"
 	startTimeout = 60 * time.Second
+	maxConsumers = 20_000  // of a stream: each watcher is one, and the default is too few for 10,000
 	maxPayload   = 8 << 20 // nats-server's default of 1 MiB has no room for a value of 1 MiB and a header
 	etcdQuota    = 8 << 30 // etcd's default of 2 GiB is for its history, which a benchmark fills quickly
 )
@@ -101,6 +102,7 @@ func natsOptions(dir string, port int, sync bool) *server.Options {
 	return &server.Options{
 		Host: "127.0.0.1", Port: port, NoLog: true, NoSigs: true, MaxPayload: maxPayload,
 		JetStream: true, StoreDir: dir, SyncAlways: sync,
+		JetStreamLimits: server.JSLimitOpts{DefaultMaxConsumers: maxConsumers},
 	}
 }
 
