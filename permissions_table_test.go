@@ -214,6 +214,8 @@ var inACluster = []allowance{
 	}},
 	{"`Put`, `Update`, `Delete`, `Purge`", "", []string{anyKey}, nil, inbox, writeAll},
 	{"`Update`, `IfRevision`", "that fail", []string{anyKey, streamInfo, storedMessage}, nil, inbox, failToUpdate},
+	{"`Create`", "there is a value or a marker", []string{anyKey, streamInfo, storedMessage}, nil, inbox, createOverMarker},
+	{"`Modify`", "there is no such key", []string{directKey, directMany, streamInfo, storedMessage, anyKey}, nil, inbox, modify("missing")},
 	{"`Modify`", "", []string{directKey, directMany, anyKey}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return errors.Join(modify("k")(ctx, g), modify("k")(ctx, g))
 	}},

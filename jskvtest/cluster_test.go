@@ -84,12 +84,12 @@ func TestConnectionsOfACluster(t *testing.T) {
 	c.Server(0).Stop()
 	require.Eventually(t, func() bool { return to0.IsConnected() && to0.ConnectedServerName() != "s0" }, soon, tick,
 		"it goes to another server")
-	require.Eventually(t, any.IsConnected, soon, tick)
+	requireConnected(t, any)
 	require.Eventually(t, pinned.IsReconnecting, soon, tick)
 	require.Equal(t, c.URLs()[:1], pinned.Servers(), "it knows no other server")
 
 	c.Server(0).Start()
-	require.Eventually(t, pinned.IsConnected, soon, tick)
+	requireConnected(t, pinned)
 	require.Equal(t, "s0", pinned.ConnectedServerName())
 }
 
@@ -148,7 +148,7 @@ func TestWholeClusterRestarts(t *testing.T) {
 	c.Restart()
 	c.WaitCurrent("profiles")
 
-	require.Eventually(t, js.Conn().IsConnected, soon, tick)
+	requireConnected(t, js.Conn())
 	require.NotZero(t, js.Conn().Stats().Reconnects)
 	require.Equal(t, "blue", get(t, kv, "sue.color"))
 }

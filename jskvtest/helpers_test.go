@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -104,6 +105,13 @@ func put(t *testing.T, kv jetstream.KeyValue, key, value string) {
 	t.Helper()
 	_, err := kv.PutString(t.Context(), key, value)
 	require.NoError(t, err)
+}
+
+// requireConnected waits until the client has a connection that a server answers on: one that is lost
+// counts as there until the client has noticed.
+func requireConnected(t *testing.T, nc *nats.Conn) {
+	t.Helper()
+	require.Eventually(t, func() bool { return nc.IsConnected() && nc.FlushTimeout(soon/10) == nil }, soon, tick)
 }
 
 // get returns a value that must be there.

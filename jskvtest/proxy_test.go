@@ -114,7 +114,7 @@ func TestRefuseKeepsClientsOutUntilAccept(t *testing.T) {
 	require.True(t, nc.IsReconnecting())
 
 	p.Accept()
-	require.Eventually(t, nc.IsConnected, soon, tick)
+	requireConnected(t, nc)
 }
 
 func TestProxyWithoutServerResets(t *testing.T) {
@@ -125,7 +125,7 @@ func TestProxyWithoutServerResets(t *testing.T) {
 	require.ErrorIs(t, firstRead(p), syscall.ECONNRESET)
 
 	srv.Start()
-	require.Eventually(t, nc.IsConnected, soon, tick)
+	requireConnected(t, nc)
 }
 
 func TestDelayIsLatencyAndNotBandwidth(t *testing.T) {
@@ -252,7 +252,7 @@ func TestStallAfterBlackholeResets(t *testing.T) {
 	p.Stall(jskvtest.ToServer)
 	require.Eventually(t, func() bool { return cuts.Load() == 1 }, soon, tick)
 	p.Heal()
-	require.Eventually(t, nc.IsConnected, soon, tick)
+	requireConnected(t, nc)
 }
 
 func TestProxyEnds(t *testing.T) {

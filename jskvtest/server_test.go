@@ -26,7 +26,7 @@ func TestRestartKeepsAddressAndData(t *testing.T) {
 
 	require.Equal(t, url, srv.URL())
 	require.NotSame(t, before, srv.NATS())
-	require.Eventually(t, js.Conn().IsConnected, soon, tick, "the client comes back by itself")
+	requireConnected(t, js.Conn())
 	require.Equal(t, "blue", get(t, kv, "sue.color"))
 	require.Equal(t, "blue", get(t, bind(t, srv.JetStream(), "profiles"), "sue.color"))
 }
@@ -45,7 +45,7 @@ func TestStoppedServerRefusesConnections(t *testing.T) {
 	require.ErrorIs(t, err, nats.ErrNoServers)
 
 	srv.Start()
-	require.Eventually(t, nc.IsConnected, soon, tick)
+	requireConnected(t, nc)
 }
 
 func TestStopAndStartAreIdempotentAndConcurrent(t *testing.T) {
@@ -73,7 +73,7 @@ func TestRestartManyTimesWhileClientsDial(t *testing.T) {
 		srv.Restart()
 	}
 	for _, nc := range clients {
-		require.Eventually(t, nc.IsConnected, soon, tick)
+		requireConnected(t, nc)
 	}
 }
 
