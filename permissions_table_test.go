@@ -64,19 +64,21 @@ var oneServer = []allowance{
 		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
 			return err
 		}
-		return second(jskv.CreateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket}, jskv.String()))
+		return g.create(ctx)
 	}},
 	{"`CreateBucket`", "with LimitMarkerTTL or `WithTransactions`", []string{"$JS.API.INFO", streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
 		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
 			return err
 		}
-		return second(jskv.CreateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket}, jskv.String(), jskv.WithTransactions()))
+		return g.create(ctx, jskv.WithTransactions())
 	}},
 	{"`CreateOrUpdateBucket`", "there is none", []string{streamInfo, streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
 		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
 			return err
 		}
-		return second(jskv.CreateOrUpdateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket}, jskv.String()))
+		return untilRemoved(ctx, func() error {
+			return second(jskv.CreateOrUpdateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket}, jskv.String()))
+		})
 	}},
 	{"`CreateOrUpdateBucket`", "there is one", []string{streamInfo, streamUpdate}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return second(jskv.CreateOrUpdateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket, History: 7, Storage: jetstream.MemoryStorage}, jskv.String()))
@@ -362,5 +364,24 @@ func readAndWrite(key string) func(context.Context, *guest) error {
 			tx.Put("b", "v")
 			return nil
 		}))
+	}
+}
+
+// create makes the bucket that was just deleted.
+func (g *guest) create(ctx context.Context, opts ...jskv.BucketOption) error {
+	return untilRemoved(ctx, func() error {
+		return second(jskv.CreateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket}, jskv.String(), opts...))
+	})
+}
+
+// untilRemoved makes a bucket, of which the server may still be removing the files of the one before
+// (10049).
+func untilRemoved(ctx context.Context, make func() error) error {
+	const storeFailed = 10049
+	for {
+		err := make()
+		if apiErr, ok := errors.AsType[*jetstream.APIError](err); !ok || apiErr.ErrorCode != storeFailed || !wait(ctx, tick) {
+			return err
+		}
 	}
 }

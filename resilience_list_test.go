@@ -28,7 +28,7 @@ var listings = flag.Int("list.times", 12, "how many listings of each kind of buc
 func newImpatientScene(t testing.TB, cfg jetstream.KeyValueConfig) *scene {
 	t.Helper()
 	s := newScene(t, cfg)
-	js, err := jetstream.New(s.nc, jetstream.WithDefaultTimeout(500*time.Millisecond))
+	js, err := jetstream.New(s.nc, jetstream.WithDefaultTimeout(2*time.Second))
 	require.NoError(t, err)
 	s.Bucket, err = jskv.OpenBucket(testContext(t), js, "b", jskv.String())
 	require.NoError(t, err)
