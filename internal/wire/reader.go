@@ -100,8 +100,8 @@ type Reader struct {
 	head     int
 	unique   uniqueKeys
 	opening  bool // what comes is compacted before any of it is handed out
-	held     bool // some was
 	hold     bool // so it is, because it may be older than what the target has
+	held     bool // some was held so
 	draining []chan struct{}
 	notices  []error // for OnChange
 	lost     error   // why the reader is out of touch, nil while it is not
