@@ -146,9 +146,9 @@ func TestBatchWaitsWhileTooManyAreUnderWay(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	_, err := twoPuts(b).Commit(ctx)
-	requireIs(t, err, context.DeadlineExceeded)
-	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown, "nothing was taken")
+	requireIs(t, err, context.DeadlineExceeded) // and ErrOutcomeUnknown, if that was in the midst of an attempt
 	requireNames(t, err, " b: ")
+	require.Zero(t, lastRevision(t, b))
 
 	committed := make(chan error)
 	go func() {
@@ -211,6 +211,35 @@ func TestBatchGivenUpMidwayLeavesNothingUnderWay(t *testing.T) {
 	requireNoBatchUnderWay(t, nc)
 }
 
+// A client keeps what is sent while it has no connection, and no more than its buffer holds: the beginning
+// of a batch alone must not be what comes to the server.
+func TestBatchWithoutAConnectionLeavesNothingUnderWay(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
+	proxy := jskvtest.NewProxy(t, server.URL())
+	nc := proxy.Conn(nats.ReconnectBufSize(500), nats.ReconnectWait(10*time.Millisecond), nats.MaxReconnects(-1))
+	b := openBucket(t, hasty(t, nc, 5*time.Second))
+	proxy.Refuse()
+	proxy.Cut()
+	eventually(t, nc.IsReconnecting, "the connection is lost")
+	large := b.NewBatch()
+	for _, key := range numbered(10) {
+		large.Put(key, strings.Repeat("v", 100))
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	_, err := large.Commit(ctx)
+	requireIs(t, err, context.DeadlineExceeded)
+	require.True(t, jskv.SafeToRetry(err), "nothing was sent")
+	proxy.Accept()
+	eventually(t, nc.IsConnected, "the connection is back")
+	require.NoError(t, nc.FlushWithContext(testContext(t)))
+	requireNoBatchUnderWay(t, server.Conn())
+	require.Zero(t, lastRevision(t, direct))
+	require.Len(t, commit(t, large), 10)
+}
+
 func TestBatchWhoseAnswerIsLostMayHaveHappened(t *testing.T) {
 	t.Parallel()
 	server := jskvtest.NewServer(t)
@@ -239,6 +268,25 @@ func TestBatchWhoseAnswerIsLostMayHaveHappened(t *testing.T) {
 	require.Equal(t, []uint64{5}, revisions)
 	require.EqualValues(t, 5, lastRevision(t, direct), "nothing was stored twice")
 	requireNoBatchUnderWay(t, server.Conn())
+}
+
+// A batch whose answer is lost is looked for as long as there is somebody to ask.
+func TestBatchThatIsLookedForEndsWithItsConnection(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
+	proxy := jskvtest.NewProxy(t, server.URL())
+	js := proxy.JetStream()
+	b := openIdempotent(t, js)
+	proxy.Stall(jskvtest.ToClient)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- second(twoPuts(b).Commit(ctx)) }()
+	eventually(t, func() bool { return lastRevision(t, direct) == 2 }, "it is stored")
+	js.Conn().Close()
+	eventually(t, func() bool { return len(done) == 1 }, "it has ended")
+	requireIs(t, <-done, jskv.ErrOutcomeUnknown, nats.ErrConnectionClosed)
 }
 
 // A connection that is cut in the middle of a batch never leaves half of it.

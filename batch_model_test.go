@@ -71,7 +71,6 @@ func judge(steps []step, state map[string]keyState) (invalid bool, conflicts map
 		now := state[s.key]
 		switch s.op {
 		case "create":
-			expected[s.key] = 0
 			if now.value != "" {
 				conflicts[s.key] = true
 			}

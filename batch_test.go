@@ -280,6 +280,59 @@ func TestBatchCreatesOverMarkers(t *testing.T) {
 	requireNames(t, err, " b/purged: ")
 }
 
+// It was refused as if that could not be.
+func TestBatchCreatesOverTheMarkerThatItRequires(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b, server := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 4}, jskv.WithTransactions())
+	one := func(x *jskv.Batch[string]) *jskv.Batch[string] { return x }
+	several := func(x *jskv.Batch[string]) *jskv.Batch[string] { return x.Put("other", "v").Require("another", 0) }
+	for name, beside := range map[string]func(*jskv.Batch[string]) *jskv.Batch[string]{"alone": one, "beside others": several} {
+		live := mustPut(t, b, "live", name)
+		deleted, err := b.Delete(ctx, "deleted")
+		require.NoError(t, err)
+		purged, err := b.Purge(ctx, "purged")
+		require.NoError(t, err)
+		passed, err := b.Delete(ctx, "passed")
+		require.NoError(t, err)
+		newer := mustPut(t, b, "passed", "v")
+		last := lastRevision(t, b)
+
+		_, err = beside(b.NewBatch().Create("live", "n").Require("live", live)).Commit(ctx)
+		requireIs(t, err, jskv.ErrKeyExists)
+		requireNames(t, err, " b/live: ")
+		for _, test := range []struct {
+			key              string
+			expected, actual uint64
+		}{
+			{"passed", passed, newer}, {"deleted", 0, deleted}, {"deleted", deleted - 1, deleted}, {"purged", 1000, purged},
+			{"missing", deleted, 0}, {"live", deleted, live},
+		} {
+			_, err = beside(b.NewBatch().Create(test.key, "n").Require(test.key, test.expected)).Commit(ctx)
+			requireConflict(t, err, test.key, test.expected, test.actual)
+		}
+		_, err = beside(b.NewBatch().Create("deleted", "n").Require("deleted", deleted).Require("deleted", 0)).Commit(ctx)
+		requireIs(t, err, jskv.ErrInvalidOption)
+		require.Equal(t, last, lastRevision(t, b))
+
+		rival, acted := rivalBefore(t, server, func(data string) bool { return strings.Contains(data, "Nats-Expected-") }, func() error {
+			_, err := b.Delete(ctx, "deleted")
+			return err
+		})
+		_, err = beside(rival.NewBatch().Create("deleted", "n").Require("deleted", deleted)).Commit(ctx)
+		require.True(t, acted())
+		requireConflict(t, err, "deleted", deleted, last+1)
+		deleted = last + 1
+
+		commit(t, beside(b.NewBatch().Require("deleted", deleted).Create("deleted", "n").Put("deleted", "m")))
+		commit(t, beside(b.NewBatch().Create("purged", "n").Require("purged", purged).Require("purged", purged)))
+		commit(t, beside(b.NewBatch().Create(name[:5], "n").Require(name[:5], 0)))
+		got := getMany(t, b, "deleted", "purged", name[:5])
+		require.Len(t, got, 3)
+		require.Equal(t, "m", got["deleted"].Value)
+	}
+}
+
 func TestBatchWritesWithATTL(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)

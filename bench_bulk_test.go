@@ -95,6 +95,14 @@ func BenchmarkPutMany(b *testing.B) {
 				return len(keys)
 			})
 			setConfig(b, js, "KV_b", map[string]any{"allow_batched": true})
+			batched := openBucket(b, benchJetStream(b, url))
+			perKey(b, "jskv fast ingest", manyKeys, func() int {
+				n, err := batched.PutMany(ctx, pairs)
+				if err != nil {
+					b.Fatal(err)
+				}
+				return n
+			})
 			perKey(b, "fast ingest", manyKeys, func() int { return ingest(b, js.Conn(), keys) })
 			perKey(b, "one by one", benchKeys, func() int {
 				for _, key := range keys[:benchKeys] {

@@ -160,28 +160,32 @@ func replicated(b *testing.B, n int, run func(b *testing.B, js jetstream.JetStre
 
 func BenchmarkReplicatedEntry(b *testing.B) {
 	const n = 100
-	ctx := context.Background()
 	replicated(b, n, func(b *testing.B, js jetstream.JetStream) {
 		ours, stock := openBucket(b, js), stockBucket(b, js)
-		read := func(options ...jskv.ReadOption) func(i int) error {
-			return func(i int) error {
-				e, err := ours.Entry(ctx, benchKey(i%n), options...)
-				if err == nil && e.Value != benchValue {
-					return fmt.Errorf("key %d is %q", i%n, e.Value)
-				}
-				return err
+		beside := func(ctx context.Context, options ...jskv.ReadOption) func(b *testing.B) {
+			return func(b *testing.B) {
+				takeTurns(b, func(i int) error {
+					e, err := ours.Entry(ctx, benchKey(i%n), options...)
+					if err == nil && e.Value != benchValue {
+						return fmt.Errorf("key %d is %q", i%n, e.Value)
+					}
+					return err
+				}, func(i int) error {
+					e, err := stock.Get(ctx, benchKey(i%n))
+					if err == nil && string(e.Value()) != benchValue {
+						return fmt.Errorf("key %d is %q", i%n, e.Value())
+					}
+					return err
+				})
 			}
-		}
-		theirs := func(i int) error {
-			e, err := stock.Get(ctx, benchKey(i%n))
-			if err == nil && string(e.Value()) != benchValue {
-				return fmt.Errorf("key %d is %q", i%n, e.Value())
-			}
-			return err
 		}
 		mustPut(b, ours, "mine", "v")
-		b.Run("read your writes", func(b *testing.B) { takeTurns(b, read(), theirs) })
-		b.Run("from leader", func(b *testing.B) { takeTurns(b, read(jskv.FromLeader()), theirs) })
+		// Most programs' contexts have one: both clients then make no context of their own.
+		deadline, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		b.Run("read your writes", beside(context.Background()))
+		b.Run("read your writes, with a deadline", beside(deadline))
+		b.Run("from leader", beside(context.Background(), jskv.FromLeader()))
 	})
 }
 

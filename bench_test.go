@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,9 +133,14 @@ func keyNames(n int) []string {
 	return names
 }
 
-// contexts are the two kinds that callers have: one that cannot end, and one that can.
+// contexts are the kinds that callers have: one that cannot end, and those that can.
 func contexts(b *testing.B, run func(b *testing.B, ctx context.Context)) {
 	b.Run("background", func(b *testing.B) { run(b, context.Background()) })
+	b.Run("cancel", func(b *testing.B) {
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		run(b, ctx)
+	})
 	b.Run("deadline", func(b *testing.B) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
@@ -222,6 +228,49 @@ func BenchmarkEntry(b *testing.B) {
 				}
 			}
 		})
+	})
+}
+
+// BenchmarkEntryOfMany is the time for each of many reads at the same time.
+func BenchmarkEntryOfMany(b *testing.B) {
+	r := newRivals(b, benchKeys)
+	keys := keyNames(benchKeys)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	for _, goroutines := range []int{1, 8, 64, 256} {
+		b.Run(strconv.Itoa(goroutines), func(b *testing.B) {
+			byMany(b, "jskv", goroutines, func(i int) bool {
+				e, err := r.jskv.Entry(ctx, keys[i%benchKeys])
+				return err == nil && e.Revision == uint64(i%benchKeys+1) && e.Value == benchValue
+			})
+			byMany(b, "stock", goroutines, func(i int) bool {
+				e, err := r.stock.Get(ctx, keys[i%benchKeys])
+				return err == nil && e.Revision() == uint64(i%benchKeys+1) && string(e.Value()) == benchValue
+			})
+			byMany(b, "request", goroutines, func(i int) bool {
+				msg, err := request(ctx, r.nc, &nats.Msg{Subject: "$JS.API.DIRECT.GET.KV_b.$KV.b." + keys[i%benchKeys]})
+				return err == nil && string(msg.Data) == benchValue
+			})
+		})
+	}
+}
+
+// byMany measures what goroutines do at the same time, each a part of it.
+func byMany(b *testing.B, name string, goroutines int, do func(i int) bool) {
+	b.Run(name, func(b *testing.B) {
+		b.ReportAllocs()
+		var group sync.WaitGroup
+		for first := range goroutines {
+			group.Go(func() {
+				for i := first; i < b.N; i += goroutines {
+					if !do(i) {
+						b.Errorf("%d went wrong", i)
+						return
+					}
+				}
+			})
+		}
+		group.Wait()
 	})
 }
 

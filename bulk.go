@@ -12,11 +12,13 @@ import (
 )
 
 // GetMany reads the newest revisions of many keys in as few round trips as the server allows, one
-// for every 1024 keys or 8 MB (ADR-31). What one round trip reads is one consistent view of the
-// bucket; several are not. It has seen what Entry has seen. Missing and deleted keys are not in the map.
+// for every 1024 keys or 8 MB (ADR-31). What one round trip reads is one consistent snapshot of the
+// bucket; what several read is not. It has seen the writes that Entry has seen. Missing and deleted
+// keys are not in the map.
 //
-// Values that do not decode are left out, and reported by *DecodeErrors joined into the error; the
-// other entries are returned beside it. Other errors are those of Entry, and return no entries.
+// Values that do not decode are left out and reported, each as a *DecodeError, joined into one
+// error; the other entries are returned beside it. Other errors are those of Entry, and come
+// without entries.
 func (b *Bucket[T]) GetMany(ctx context.Context, keys ...string) (map[string]Entry[T], error) {
 	found, err := b.core.GetMany(ctx, keys)
 	if err != nil {
@@ -53,27 +55,32 @@ type bulkOption func(*bulkOptions)
 
 func (o bulkOption) applyBulk(opts *bulkOptions) { o(opts) }
 
-// Progress has report called with the number of writes acknowledged so far, after each, on the
-// goroutine that called PutMany.
+// Progress has report called with the number of writes acknowledged so far, after each of them, on
+// the goroutine that called PutMany.
 func Progress(report func(done int)) BulkOption {
 	return bulkOption(func(opts *bulkOptions) { opts.progress = report })
 }
 
 // MaxPending bounds how many writes may be on their way to the server, from 1 (less is an
-// ErrInvalidOption) to 65536 (more is taken for that). The default is 2048. Whatever it is, no more
-// than 16 MB are.
+// ErrInvalidOption) to 65536 (more is taken for 65536). The default is 2048. Whatever it is, no
+// more than 16 MB are on their way.
 func MaxPending(n int) BulkOption {
 	return bulkOption(func(opts *bulkOptions) { opts.maxPending, opts.hasPending = n, true })
 }
 
-// PutMany writes what seq yields, pipelined, and returns how many writes were acknowledged. Each
-// is a write like Put: they are stored in the order of seq, and those of one key replace each
-// other.
+// PutMany writes what seq yields, pipelined, and returns how many writes were acknowledged. Each is
+// a write like Put: they are stored in the order of seq, and of several writes of one key the last
+// one counts. In a bucket made WithFastIngest it takes about three quarters of the time.
 //
 // On failure the error is a *BulkError with the keys that were not written, and why; everything
-// else is stored. A write that fails by itself does not end the others. The end of ctx, or of
-// the connection, does: seq is not asked for more, the writes on their way are
-// ErrOutcomeUnknown, and the error Is that of the context too.
+// else is stored. A write that fails by itself does not end the others. The end of ctx, or of the
+// connection, does: seq is not asked for more, the writes on their way are ErrOutcomeUnknown, and
+// the BulkError Is the context's error too.
+//
+// A write that the server had no room for at the moment is sent again. So is, with
+// WithIdempotentWrites, one whose answer was lost, if it was not stored. It is not sent again when
+// a newer write of its key has replaced it by then: it counts as written, although no revision may
+// ever have had its value.
 func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts ...BulkOption) (int, error) {
 	const op = "put many into"
 	var all bulkOptions
@@ -131,7 +138,7 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 // what ended the writing early.
 type BulkError struct {
 	Bucket string           // the bucket's name
-	Failed map[string]error // why, by key: of the last write that failed, or of one that is ErrOutcomeUnknown
+	Failed map[string]error // why, by key; of several failed writes of a key one that is ErrOutcomeUnknown, else the last
 
 	cause error // what ended the writing before its end, if that happened
 }

@@ -21,7 +21,7 @@ func TestPutManyReportsWhatWasLostWithAConnection(t *testing.T) {
 	server := jskvtest.NewServer(t)
 	direct := createBucket(t, server.JetStream(), inMemory)
 	proxy := jskvtest.NewProxy(t, server.URL())
-	b := openBucket(t, hasty(t, proxy.Conn(), 500*time.Millisecond))
+	b := openBucket(t, hasty(t, proxy.Conn(), 2*time.Second))
 	lost := proxy.CutOn(jskvtest.ToClient, `"seq":500}`) // an acknowledgement
 	keys := numbered(2000)
 	n, err := b.PutMany(testContext(t), valued(keys), jskv.MaxPending(50))
@@ -40,7 +40,7 @@ func TestPutManyWithIdsSendsAgainWhatWasLost(t *testing.T) {
 	server := jskvtest.NewServer(t)
 	direct := createBucket(t, server.JetStream(), inMemory)
 	proxy := jskvtest.NewProxy(t, server.URL())
-	b, err := jskv.OpenBucket(testContext(t), hasty(t, proxy.Conn(), 500*time.Millisecond), "b", jskv.String(), jskv.WithIdempotentWrites())
+	b, err := jskv.OpenBucket(testContext(t), hasty(t, proxy.Conn(), 2*time.Second), "b", jskv.String(), jskv.WithIdempotentWrites())
 	require.NoError(t, err)
 	keys := numbered(2000)
 	lost := proxy.CutOn(jskvtest.ToClient, `"seq":500}`)
@@ -56,7 +56,6 @@ func TestPutManyWithIdsSendsAgainWhatWasLost(t *testing.T) {
 	require.EqualValues(t, len(keys), info.State.LastSeq, "none was stored twice")
 }
 
-// The older value of a key was lost with the connection, and sent again behind the newer one.
 // It was sent and is to be sent again, which its time does not allow.
 func TestPutManyWithIdsDoesNotKnowWhatItCouldNotSendAgain(t *testing.T) {
 	t.Parallel()
@@ -74,6 +73,7 @@ func TestPutManyWithIdsDoesNotKnowWhatItCouldNotSendAgain(t *testing.T) {
 	require.Equal(t, "Put v", history(t, near, "k"), "it was stored")
 }
 
+// The older value of a key was lost with the connection, and sent again behind the newer one.
 func TestPutManyWithIdsKeepsTheOrderOfOneKey(t *testing.T) {
 	t.Parallel()
 	for name, acknowledged := range map[string]bool{"the newer one was acknowledged": true, "its acknowledgement was lost too": false} {
@@ -83,7 +83,7 @@ func TestPutManyWithIdsKeepsTheOrderOfOneKey(t *testing.T) {
 			direct := createBucket(t, server.JetStream(), jetstream.KeyValueConfig{History: 5, Storage: jetstream.MemoryStorage})
 			proxy := jskvtest.NewProxy(t, server.URL())
 			nc := proxy.Conn()
-			b, err := jskv.OpenBucket(testContext(t), hasty(t, nc, 500*time.Millisecond), "b", jskv.String(), jskv.WithIdempotentWrites())
+			b, err := jskv.OpenBucket(testContext(t), hasty(t, nc, 2*time.Second), "b", jskv.String(), jskv.WithIdempotentWrites())
 			require.NoError(t, err)
 			lost := proxy.CutOn(jskvtest.ToServer, "older")
 			_, err = b.PutMany(testContext(t), func(yield func(string, string) bool) {
@@ -109,101 +109,270 @@ func TestPutManyWithIdsKeepsTheOrderOfOneKey(t *testing.T) {
 }
 
 func TestPutManyIntoADeletedBucketSaysSoAtOnce(t *testing.T) {
-	t.Parallel()
-	b, server := newBucket(t, inMemory)
-	require.NoError(t, jskv.DeleteBucket(testContext(t), server.JetStream(), "b"))
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	begun := time.Now()
-	var yielded int
-	n, err := b.PutMany(ctx, endless(&yielded))
-	require.Less(t, time.Since(begun), 5*time.Second)
-	require.Zero(t, n)
-	requireIs(t, err, jskv.ErrBucketNotFound)
-	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown, "nothing was stored")
-	requireBulkError(t, err, numbered(yielded)...)
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		b, server := newBucket(t, inMemory, opts...)
+		require.NoError(t, jskv.DeleteBucket(testContext(t), server.JetStream(), "b"))
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		begun := time.Now()
+		var yielded int
+		n, err := b.PutMany(ctx, endless(&yielded))
+		require.Less(t, time.Since(begun), 5*time.Second)
+		require.Zero(t, n)
+		requireIs(t, err, jskv.ErrBucketNotFound)
+		require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown, "nothing was stored")
+		requireBulkError(t, err, numbered(yielded)...)
+	})
 }
 
 // For a moment nobody takes the bucket's writes, as when its leader changes. What was refused then
 // is sent again, each key's writes in their order.
 func TestPutManyOutlastsAMomentWithoutResponders(t *testing.T) {
-	t.Parallel()
-	b, server := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 20})
-	js := server.JetStream()
-	var back sync.WaitGroup
-	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
-		for i := range 20 {
-			if i == 5 {
-				eventually(t, func() bool { return lastRevision(t, b) == 5 }, "those before are stored")
-				setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"elsewhere.>"}})
-				asked, err := js.Conn().SubscribeSync("$JS.API.STREAM.INFO.KV_b")
-				require.NoError(t, err)
-				back.Go(func() {
-					_, _ = asked.NextMsg(2 * time.Second) // whether the stream is there
-					setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"$KV.b.>"}})
-				})
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		b, server := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 20}, opts...)
+		js := server.JetStream()
+		var back sync.WaitGroup
+		n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+			for i := range 20 {
+				if i == 5 {
+					eventually(t, func() bool { return lastRevision(t, b) == 5 }, "those before are stored")
+					setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"elsewhere.>"}})
+					asked, err := js.Conn().SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+					require.NoError(t, err)
+					back.Go(func() {
+						_, _ = asked.NextMsg(2 * time.Second) // whether the stream is there
+						setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"$KV.b.>"}})
+					})
+				}
+				if !yield([]string{"a", "b", "c"}[i%3], strconv.Itoa(i)) {
+					return
+				}
 			}
-			if !yield([]string{"a", "b", "c"}[i%3], strconv.Itoa(i)) {
-				return
-			}
-		}
+		})
+		back.Wait()
+		require.NoError(t, err)
+		require.Equal(t, 20, n)
+		require.Equal(t, "Put 0, Put 3, Put 6, Put 9, Put 12, Put 15, Put 18", history(t, b, "a"))
+		require.Equal(t, "Put 1, Put 4, Put 7, Put 10, Put 13, Put 16, Put 19", history(t, b, "b"))
+		require.Equal(t, "Put 2, Put 5, Put 8, Put 11, Put 14, Put 17", history(t, b, "c"))
 	})
-	back.Wait()
-	require.NoError(t, err)
-	require.Equal(t, 20, n)
-	require.Equal(t, "Put 0, Put 3, Put 6, Put 9, Put 12, Put 15, Put 18", history(t, b, "a"))
-	require.Equal(t, "Put 1, Put 4, Put 7, Put 10, Put 13, Put 16, Put 19", history(t, b, "b"))
-	require.Equal(t, "Put 2, Put 5, Put 8, Put 11, Put 14, Put 17", history(t, b, "c"))
 }
 
 func TestPutManyLeavesNothingBehindWhenItsSequencePanics(t *testing.T) {
-	t.Parallel()
-	server := jskvtest.NewServer(t)
-	nc := server.Conn()
-	js, err := jetstream.New(nc)
-	require.NoError(t, err)
-	b := createBucket(t, js, inMemory)
-	subs := nc.NumSubscriptions()
-	require.PanicsWithValue(t, "enough", func() {
-		_, _ = b.PutMany(testContext(t), func(yield func(string, string) bool) {
-			for _, key := range numbered(100) {
-				yield(key, "v")
-			}
-			panic("enough")
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		server := jskvtest.NewServer(t)
+		nc := server.Conn()
+		js, err := jetstream.New(nc)
+		require.NoError(t, err)
+		b := createBucket(t, js, inMemory, opts...)
+		subs := nc.NumSubscriptions()
+		require.PanicsWithValue(t, "enough", func() {
+			_, _ = b.PutMany(testContext(t), func(yield func(string, string) bool) {
+				for _, key := range numbered(100) {
+					yield(key, "v")
+				}
+				panic("enough")
+			})
 		})
+		require.PanicsWithValue(t, "enough", func() {
+			_, _ = b.PutMany(testContext(t), valued(numbered(100)), jskv.Progress(func(int) { panic("enough") }))
+		})
+		require.Equal(t, subs, nc.NumSubscriptions())
+		require.NoError(t, nc.Flush())
+		store(t, b, numbered(100))
+		require.Equal(t, subs, nc.NumSubscriptions())
 	})
-	require.PanicsWithValue(t, "enough", func() {
-		_, _ = b.PutMany(testContext(t), valued(numbered(100)), jskv.Progress(func(int) { panic("enough") }))
+}
+
+// Nobody took what a sequence had yielded when it panicked.
+func TestPutManyCountsNothingThatWasNotWrittenWhenItsSequencePanics(t *testing.T) {
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		server := jskvtest.NewServer(t)
+		nc := server.Conn()
+		b := createBucket(t, hasty(t, nc, 5*time.Second), inMemory, opts...)
+		require.NoError(t, jskv.DeleteBucket(testContext(t), server.JetStream(), "b"))
+		done := 0
+		require.PanicsWithValue(t, "enough", func() {
+			_, _ = b.PutMany(testContext(t), func(yield func(string, string) bool) {
+				yield("k", "v")
+				require.NoError(t, nc.Flush()) // behind which is the answer that nobody is there
+				panic("enough")
+			}, jskv.Progress(func(n int) { done = n }))
+		})
+		require.Zero(t, done)
 	})
-	require.Equal(t, subs, nc.NumSubscriptions())
-	require.NoError(t, nc.Flush())
-	store(t, b, numbered(100))
-	require.Equal(t, subs, nc.NumSubscriptions())
 }
 
 func TestPutManyOnAClosedConnection(t *testing.T) {
-	t.Parallel()
-	server := jskvtest.NewServer(t)
-	direct := createBucket(t, server.JetStream(), inMemory)
-	nc := server.Conn()
-	b := openBucket(t, hasty(t, nc, time.Minute))
-	var asked []string
-	n, err := b.PutMany(context.Background(), func(yield func(string, string) bool) {
-		for _, key := range numbered(5000) {
-			if len(asked) == 2000 {
-				nc.Close()
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		server := jskvtest.NewServer(t)
+		direct := createBucket(t, server.JetStream(), inMemory, opts...)
+		nc := server.Conn()
+		b := openBucket(t, hasty(t, nc, time.Minute))
+		var asked []string
+		n, err := b.PutMany(context.Background(), func(yield func(string, string) bool) {
+			for _, key := range numbered(5000) {
+				if len(asked) == 2000 {
+					nc.Close()
+				}
+				asked = append(asked, key)
+				if !yield(key, "v of "+key) {
+					return
+				}
 			}
-			asked = append(asked, key)
+		}, jskv.MaxPending(50))
+		require.Less(t, len(asked), 2100, "it ended")
+		requireIs(t, err, nats.ErrConnectionClosed)
+		requireHonest(t, direct, asked, n, err)
+		n, err = b.PutMany(context.Background(), valued(asked))
+		require.Zero(t, n)
+		requireIs(t, err, nats.ErrConnectionClosed)
+		require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+	})
+}
+
+// lostMany is a PutMany with ids, all of whose writes were stored and none of whose answers came.
+type lostMany struct {
+	proxy *jskvtest.Proxy // takes no new connections, until Heal
+	done  chan struct{}
+	n     int // what it returned
+	err   error
+}
+
+// loseMany stores pairs of keys and values and loses the answers. near is another handle on the bucket, url
+// the address of one of its servers.
+func loseMany(t *testing.T, near *jskv.Bucket[string], url string, pairs ...string) *lostMany {
+	t.Helper()
+	l := &lostMany{proxy: jskvtest.NewProxy(t, url), done: make(chan struct{})}
+	b := openIdempotent(t, firstOf(t, l.proxy.URL()))
+	before := lastRevision(t, near)
+	l.proxy.Stall(jskvtest.ToClient)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	go func() {
+		defer close(l.done)
+		l.n, l.err = b.PutMany(ctx, func(yield func(string, string) bool) {
+			for i := 0; i < len(pairs) && yield(pairs[i], pairs[i+1]); i += 2 {
+			}
+		})
+	}()
+	eventually(t, func() bool { return lastRevision(t, near) == before+uint64(len(pairs)/2) }, "all are stored")
+	l.proxy.Refuse()
+	l.proxy.Reset()
+	return l
+}
+
+func TestPutManyWithIdsFindsWhatWasStoredAndDoesNotStoreItAgain(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		l := loseMany(t, near, url, "a", "mine", "b", "mine", "b", "mine again", "c", "mine")
+		mustPut(t, near, "b", "theirs")
+		_, err := near.Delete(testContext(t), "c")
+		require.NoError(t, err)
+		stored := lastRevision(t, near)
+		l.proxy.Heal()
+		<-l.done
+		require.NoError(t, l.err)
+		require.Equal(t, 4, l.n)
+		require.Equal(t, "Put mine", history(t, near, "a"))
+		require.Equal(t, "Put mine, Put mine again, Put theirs", history(t, near, "b"))
+		require.Equal(t, "Put mine, Delete", history(t, near, "c"))
+		require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
+	})
+}
+
+// Asked for one after the other, what was lost took longer than its time where the server is far.
+func TestPutManyWithIdsFindsManyAtATime(t *testing.T) {
+	t.Parallel()
+	near, server := newBucket(t, inMemory)
+	var pairs []string
+	for _, key := range numbered(500) {
+		pairs = append(pairs, key, "v of "+key)
+	}
+	l := loseMany(t, near, server.URL(), pairs...)
+	l.proxy.Heal()
+	l.proxy.Delay(jskvtest.ToClient, 20*time.Millisecond)
+	begun := time.Now()
+	<-l.done
+	require.NoError(t, l.err)
+	require.Equal(t, 500, l.n)
+	require.Less(t, time.Since(begun), 5*time.Second)
+	require.EqualValues(t, 500, lastRevision(t, near), "none was stored twice")
+}
+
+// A server that restarts knows the ids of what is still stored. What others have written since looks
+// new to it, and was put back over what they wrote.
+func TestPutManyWithIdsDoesNotPutBackWhatItsServerHasForgotten(t *testing.T) {
+	t.Parallel()
+	near, server := newBucket(t, jetstream.KeyValueConfig{})
+	l := loseMany(t, near, server.URL(), "a", "mine", "b", "mine", "c", "mine", "d", "older", "d", "newer", "e", "older", "e", "newer")
+	mustPut(t, near, "b", "theirs")
+	_, err := near.Delete(testContext(t), "c")
+	require.NoError(t, err)
+	mustPut(t, near, "e", "theirs")
+	stored := lastRevision(t, near)
+	server.Restart()
+	l.proxy.Heal()
+	<-l.done
+	failed := requireBulkError(t, l.err, "b", "c", "e")
+	for _, err := range failed.Failed {
+		requireIs(t, err, jskv.ErrOutcomeUnknown)
+		require.False(t, jskv.SafeToRetry(err))
+	}
+	require.Equal(t, 3, l.n, "a, and d twice: the newer one has replaced the older one")
+	for key, is := range map[string]string{"a": "Put mine", "b": "Put theirs", "c": "Delete", "d": "Put newer", "e": "Put theirs"} {
+		require.Equal(t, is, history(t, near, key), key)
+	}
+	require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
+}
+
+// The key has changed since, so that a server which has forgotten the newer write could not tell; but
+// it knows the older one, and nobody has written behind that.
+func TestPutManyWithIdsSendsAgainWhatCannotHaveBeenStoredBehindItsOlderWrite(t *testing.T) {
+	t.Parallel()
+	near, server := newBucket(t, jetstream.KeyValueConfig{History: 5})
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := openIdempotent(t, firstOf(t, proxy.URL()))
+	proxy.Stall(jskvtest.ToClient)
+	lost := proxy.CutOn(jskvtest.ToServer, "newer")
+	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		if !yield("k", "older") {
+			return
+		}
+		eventually(t, func() bool { return len(getMany(t, near, "k")) == 1 }, "the older one is stored")
+		proxy.Refuse()
+		if !yield("k", "newer") {
+			return
+		}
+		<-lost
+		server.Restart()
+		proxy.Heal()
+	})
+	require.NoError(t, err)
+	require.Equal(t, 2, n)
+	require.Equal(t, "Put older, Put newer", history(t, near, "k"))
+	require.EqualValues(t, 2, lastRevision(t, near))
+}
+
+func TestPutManyWithIdsOutlivesItsLeader(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{})
+	leader, other := cluster.Server(cluster.Leader("b")), cluster.Server(cluster.Follower("b"))
+	near := openBucket(t, other.JetStream())
+	b := openIdempotent(t, firstOf(t, leader.URL(), other.URL()))
+	keys := numbered(20_000)
+	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		for i, key := range keys {
+			if i == len(keys)/2 {
+				leader.Stop()
+			}
 			if !yield(key, "v of "+key) {
 				return
 			}
 		}
-	}, jskv.MaxPending(50))
-	require.Less(t, len(asked), 2100, "it ended")
-	requireIs(t, err, nats.ErrConnectionClosed)
-	requireHonest(t, direct, asked, n, err)
-	n, err = b.PutMany(context.Background(), valued(asked))
-	require.Zero(t, n)
-	requireIs(t, err, nats.ErrConnectionClosed)
-	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+	})
+	require.NoError(t, err)
+	require.Equal(t, len(keys), n)
+	requireValued(t, getMany(t, near, keys...), keys)
+	require.EqualValues(t, len(keys), lastRevision(t, near), "none was stored twice")
 }

@@ -78,70 +78,88 @@ func requireHonest(t testing.TB, b *jskv.Bucket[string], asked []string, done in
 	return failed
 }
 
-func TestPutManyStoresInOrder(t *testing.T) {
+// onEitherKind runs test on a bucket whose writes are acknowledged one by one, and on one with fast
+// ingest: what PutMany promises is the same.
+func onEitherKind(t *testing.T, test func(t *testing.T, opts ...jskv.BucketOption)) {
+	t.Helper()
 	t.Parallel()
-	b, server := newBucket(t, inMemory)
-	keys := numbered(5000)
-	for _, options := range [][]jskv.BulkOption{nil, {jskv.MaxPending(1)}, {jskv.MaxPending(7)}, {nil, jskv.MaxPending(math.MaxInt)}} {
-		before, err := b.Stream().Info(testContext(t))
-		require.NoError(t, err)
-		reports := 0
-		options := append(options, jskv.Progress(func(done int) {
-			reports++
-			if done != reports {
-				require.Equal(t, reports, done, "one more each time")
+	t.Run("one by one", func(t *testing.T) {
+		t.Parallel()
+		test(t)
+	})
+	t.Run("fast ingest", func(t *testing.T) {
+		t.Parallel()
+		test(t, jskv.WithFastIngest())
+	})
+}
+
+func TestPutManyStoresInOrder(t *testing.T) {
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		b, server := newBucket(t, inMemory, opts...)
+		keys := numbered(5000)
+		for _, options := range [][]jskv.BulkOption{nil, {jskv.MaxPending(1)}, {jskv.MaxPending(7)}, {nil, jskv.MaxPending(math.MaxInt)}} {
+			before, err := b.Stream().Info(testContext(t))
+			require.NoError(t, err)
+			reports := 0
+			options := append(options, jskv.Progress(func(done int) {
+				reports++
+				if done != reports {
+					require.Equal(t, reports, done, "one more each time")
+				}
+			}))
+			n, err := b.PutMany(testContext(t), valued(keys), options...)
+			require.NoError(t, err)
+			require.Equal(t, len(keys), n)
+			require.Equal(t, n, reports)
+			got := getMany(t, b, keys...)
+			requireValued(t, got, keys)
+			for i, key := range keys {
+				require.Equal(t, before.State.LastSeq+uint64(i)+1, got[key].Revision)
 			}
-		}))
-		n, err := b.PutMany(testContext(t), valued(keys), options...)
-		require.NoError(t, err)
-		require.Equal(t, len(keys), n)
-		require.Equal(t, n, reports)
-		got := getMany(t, b, keys...)
-		requireValued(t, got, keys)
-		for i, key := range keys {
-			require.Equal(t, before.State.LastSeq+uint64(i)+1, got[key].Revision)
 		}
-	}
-	stock, err := stockBucket(t, server.JetStream()).Get(testContext(t), keys[1])
-	require.NoError(t, err)
-	require.Equal(t, "v of "+keys[1], string(stock.Value()))
+		stock, err := stockBucket(t, server.JetStream()).Get(testContext(t), keys[1])
+		require.NoError(t, err)
+		require.Equal(t, "v of "+keys[1], string(stock.Value()))
+	})
 }
 
 func TestPutManyTakesAnySequence(t *testing.T) {
-	t.Parallel()
-	ctx := testContext(t)
-	b, _ := newBucket(t, inMemory)
-	n, err := b.PutMany(ctx, maps.All(map[string]string{}))
-	require.NoError(t, err)
-	require.Zero(t, n)
-	n, err = b.PutMany(ctx, maps.All(map[string]string{"a": "1", "b": "", "c": "3"}))
-	require.NoError(t, err)
-	require.Equal(t, 3, n)
-	got := getMany(t, b, "a", "b", "c")
-	require.Equal(t, "1", got["a"].Value)
-	require.Equal(t, "", got["b"].Value)
-	require.Len(t, got, 3)
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		ctx := testContext(t)
+		b, _ := newBucket(t, inMemory, opts...)
+		n, err := b.PutMany(ctx, maps.All(map[string]string{}))
+		require.NoError(t, err)
+		require.Zero(t, n)
+		n, err = b.PutMany(ctx, maps.All(map[string]string{"a": "1", "b": "", "c": "3"}))
+		require.NoError(t, err)
+		require.Equal(t, 3, n)
+		got := getMany(t, b, "a", "b", "c")
+		require.Equal(t, "1", got["a"].Value)
+		require.Equal(t, "", got["b"].Value)
+		require.Len(t, got, 3)
+	})
 }
 
 func TestPutManyKeepsTheOrderOfOneKey(t *testing.T) {
-	t.Parallel()
-	b, _ := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 64})
-	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
-		for i := range 150 {
-			if !yield([]string{"a", "b", "c"}[i%3], strconv.Itoa(i)) {
-				return
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		b, _ := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 64}, opts...)
+		n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+			for i := range 150 {
+				if !yield([]string{"a", "b", "c"}[i%3], strconv.Itoa(i)) {
+					return
+				}
 			}
+		})
+		require.NoError(t, err)
+		require.Equal(t, 150, n)
+		for start, key := range []string{"a", "b", "c"} {
+			var want []string
+			for i := start; i < 150; i += 3 {
+				want = append(want, "Put "+strconv.Itoa(i))
+			}
+			require.Equal(t, strings.Join(want, ", "), history(t, b, key))
 		}
 	})
-	require.NoError(t, err)
-	require.Equal(t, 150, n)
-	for start, key := range []string{"a", "b", "c"} {
-		var want []string
-		for i := start; i < 150; i += 3 {
-			want = append(want, "Put "+strconv.Itoa(i))
-		}
-		require.Equal(t, strings.Join(want, ", "), history(t, b, key))
-	}
 }
 
 // evenOnly refuses odd numbers.
@@ -157,43 +175,44 @@ func (c evenOnly) Encode(n int) ([]byte, error) {
 }
 
 func TestPutManyNamesTheKeysThatFailAndStoresTheOthers(t *testing.T) {
-	t.Parallel()
-	ctx := testContext(t)
-	cfg := inMemory
-	cfg.MaxValueSize = 1000
-	text, _ := newBucket(t, cfg)
-	values := map[string]string{
-		"good":     "v",
-		"":         "no key",
-		"bad key":  "v",
-		"a..b":     "v",
-		"larger":   strings.Repeat("x", 1001),  // than the bucket takes
-		"largest":  strings.Repeat("x", 2<<20), // than a message can be
-		"good.too": strings.Repeat("x", 1000),
-	}
-	n, err := text.PutMany(ctx, maps.All(values))
-	require.Equal(t, 2, n)
-	failed := requireBulkError(t, err, "", "bad key", "a..b", "larger", "largest")
-	for key, err := range failed.Failed {
-		require.True(t, jskv.SafeToRetry(err), "%v", err)
-		if values[key] == "v" || key == "" {
-			requireIs(t, err, jskv.ErrInvalidKey)
-			requireNames(t, err, " b: ")
-		} else {
-			requireIs(t, err, jskv.ErrValueTooLarge)
-			requireNames(t, err, " b/"+key+": ")
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		ctx := testContext(t)
+		cfg := inMemory
+		cfg.MaxValueSize = 1000
+		text, _ := newBucket(t, cfg, opts...)
+		values := map[string]string{
+			"good":     "v",
+			"":         "no key",
+			"bad key":  "v",
+			"a..b":     "v",
+			"larger":   strings.Repeat("x", 1001),  // than the bucket takes
+			"largest":  strings.Repeat("x", 2<<20), // than a message can be
+			"good.too": strings.Repeat("x", 1000),
 		}
-	}
-	requireIs(t, err, jskv.ErrInvalidKey, jskv.ErrValueTooLarge)
-	require.Less(t, len(err.Error()), 400)
-	require.Len(t, getMany(t, text, "good", "good.too", "larger", "largest"), 2)
+		n, err := text.PutMany(ctx, maps.All(values))
+		require.Equal(t, 2, n)
+		failed := requireBulkError(t, err, "", "bad key", "a..b", "larger", "largest")
+		for key, err := range failed.Failed {
+			require.True(t, jskv.SafeToRetry(err), "%v", err)
+			if values[key] == "v" || key == "" {
+				requireIs(t, err, jskv.ErrInvalidKey)
+				requireNames(t, err, " b: ")
+			} else {
+				requireIs(t, err, jskv.ErrValueTooLarge)
+				requireNames(t, err, " b/"+key+": ")
+			}
+		}
+		requireIs(t, err, jskv.ErrInvalidKey, jskv.ErrValueTooLarge)
+		require.Less(t, len(err.Error()), 400)
+		require.Len(t, getMany(t, text, "good", "good.too", "larger", "largest"), 2)
 
-	numbers := jskv.As(text, jskv.Codec[int](evenOnly{jskv.JSON[int]()}))
-	n, err = numbers.PutMany(ctx, maps.All(map[string]int{"two": 2, "three": 3, "four": 4}))
-	require.Equal(t, 2, n)
-	requireBulkError(t, err, "three")
-	requireIs(t, err, errOdd)
-	require.Len(t, getMany(t, text, "two", "three", "four"), 2)
+		numbers := jskv.As(text, jskv.Codec[int](evenOnly{jskv.JSON[int]()}))
+		n, err = numbers.PutMany(ctx, maps.All(map[string]int{"two": 2, "three": 3, "four": 4}))
+		require.Equal(t, 2, n)
+		requireBulkError(t, err, "three")
+		requireIs(t, err, errOdd)
+		require.Len(t, getMany(t, text, "two", "three", "four"), 2)
+	})
 }
 
 func TestPutManyRefusesToHaveNothingPending(t *testing.T) {
@@ -210,108 +229,111 @@ func TestPutManyRefusesToHaveNothingPending(t *testing.T) {
 }
 
 func TestPutManyHasNoMorePendingThanItMayHave(t *testing.T) {
-	t.Parallel()
-	const most = 5
-	server := jskvtest.NewServer(t)
-	createBucket(t, server.JetStream(), inMemory)
-	proxy := jskvtest.NewProxy(t, server.URL())
-	b := openBucket(t, proxy.JetStream())
-	proxy.Stall(jskvtest.ToClient)
-	acknowledged, yielded := 0, 0
-	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
-		for _, key := range numbered(50) {
-			yielded++
-			// The one before this may still wait for its place.
-			require.LessOrEqual(t, yielded-1-acknowledged, most)
-			if yielded == most+1 {
-				require.Zero(t, acknowledged, "what may be pending is sent without waiting")
-				proxy.Heal()
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		const most = 5
+		server := jskvtest.NewServer(t)
+		createBucket(t, server.JetStream(), inMemory, opts...)
+		proxy := jskvtest.NewProxy(t, server.URL())
+		b := openBucket(t, proxy.JetStream())
+		proxy.Stall(jskvtest.ToClient)
+		acknowledged, yielded := 0, 0
+		n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+			for _, key := range numbered(50) {
+				yielded++
+				// The one before this may still wait for its place.
+				require.LessOrEqual(t, yielded-1-acknowledged, most)
+				if yielded == most+1 {
+					require.Zero(t, acknowledged, "what may be pending is sent without waiting")
+					proxy.Heal()
+				}
+				if !yield(key, "v of "+key) {
+					return
+				}
 			}
-			if !yield(key, "v of "+key) {
-				return
-			}
-		}
-	}, jskv.MaxPending(most), jskv.Progress(func(done int) { acknowledged = done }))
-	require.NoError(t, err)
-	require.Equal(t, 50, n)
+		}, jskv.MaxPending(most), jskv.Progress(func(done int) { acknowledged = done }))
+		require.NoError(t, err)
+		require.Equal(t, 50, n)
+	})
 }
 
 // A server refuses more than 128 MB in front of a stream.
 func TestPutManyBoundsTheBytesOnTheirWay(t *testing.T) {
-	t.Parallel()
-	const size, most = 900_000, 16 << 20
-	server := jskvtest.NewServer(t)
-	direct := createBucket(t, server.JetStream(), inMemory)
-	proxy := jskvtest.NewProxy(t, server.URL())
-	b := openBucket(t, proxy.JetStream())
-	value := strings.Repeat("x", size)
-	proxy.Stall(jskvtest.ToClient)
-	var yielded atomic.Int64
-	var group sync.WaitGroup
-	group.Go(func() {
-		seen, steady := int64(0), 0
-		assert.Eventually(t, func() bool {
-			if steady++; yielded.Load() != seen {
-				seen, steady = yielded.Load(), 0
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		const size, most = 900_000, 16 << 20
+		server := jskvtest.NewServer(t)
+		direct := createBucket(t, server.JetStream(), inMemory, opts...)
+		proxy := jskvtest.NewProxy(t, server.URL())
+		b := openBucket(t, proxy.JetStream())
+		value := strings.Repeat("x", size)
+		proxy.Stall(jskvtest.ToClient)
+		var yielded atomic.Int64
+		var group sync.WaitGroup
+		group.Go(func() {
+			seen, steady := int64(0), 0
+			assert.Eventually(t, func() bool {
+				if steady++; yielded.Load() != seen {
+					seen, steady = yielded.Load(), 0
+				}
+				return seen > 0 && steady > 20
+			}, soon, 10*time.Millisecond, "it waits")
+			assert.EqualValues(t, most/size+1, seen, "one of them not sent yet")
+			proxy.Heal()
+		})
+		n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+			for _, key := range numbered(30) {
+				if yielded.Add(1); !yield(key, value) {
+					return
+				}
 			}
-			return seen > 0 && steady > 20
-		}, soon, 10*time.Millisecond, "it waits")
-		assert.EqualValues(t, most/size+1, seen, "one of them not sent yet")
-		proxy.Heal()
+		})
+		group.Wait()
+		require.NoError(t, err)
+		require.Equal(t, 30, n)
+		require.Len(t, getMany(t, direct, numbered(30)...), 30)
 	})
-	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
-		for _, key := range numbered(30) {
-			if yielded.Add(1); !yield(key, value) {
-				return
-			}
-		}
-	})
-	group.Wait()
-	require.NoError(t, err)
-	require.Equal(t, 30, n)
-	require.Len(t, getMany(t, direct, numbered(30)...), 30)
 }
 
 func TestPutManyEndsSoonWhenItIsCancelled(t *testing.T) {
-	t.Parallel()
-	server := jskvtest.NewServer(t)
-	direct := createBucket(t, server.JetStream(), inMemory)
-	proxy := jskvtest.NewProxy(t, server.URL())
-	b := openBucket(t, proxy.JetStream())
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var yielded int
-	var cancelled time.Time
-	n, err := b.PutMany(ctx, endless(&yielded), jskv.MaxPending(100), jskv.Progress(func(done int) {
-		if done == 500 {
-			proxy.Stall(jskvtest.ToClient)
-			// What is on its way, and no more, goes on until nothing may be pending any more.
-			time.AfterFunc(100*time.Millisecond, func() { cancelled = time.Now(); cancel() })
-		}
-	}))
-	require.Less(t, time.Since(cancelled), time.Second)
-	requireIs(t, err, context.Canceled)
-	require.GreaterOrEqual(t, n, 500)
-	require.LessOrEqual(t, yielded, n+100+1)
-	failed := requireHonest(t, direct, numbered(yielded), n, err)
-	unknown := 0
-	for _, err := range failed.Failed {
+	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
+		server := jskvtest.NewServer(t)
+		direct := createBucket(t, server.JetStream(), inMemory, opts...)
+		proxy := jskvtest.NewProxy(t, server.URL())
+		b := openBucket(t, proxy.JetStream())
+		ctx, cancel := context.WithCancel(context.Background())
+		defer cancel()
+		var yielded int
+		var cancelled time.Time
+		n, err := b.PutMany(ctx, endless(&yielded), jskv.MaxPending(100), jskv.Progress(func(done int) {
+			if done == 500 {
+				proxy.Stall(jskvtest.ToClient)
+				// What is on its way, and no more, goes on until nothing may be pending any more.
+				time.AfterFunc(100*time.Millisecond, func() { cancelled = time.Now(); cancel() })
+			}
+		}))
+		require.Less(t, time.Since(cancelled), time.Second)
 		requireIs(t, err, context.Canceled)
-		if errors.Is(err, jskv.ErrOutcomeUnknown) {
-			unknown++
+		require.GreaterOrEqual(t, n, 500)
+		require.LessOrEqual(t, yielded, n+100+1)
+		failed := requireHonest(t, direct, numbered(yielded), n, err)
+		unknown := 0
+		for _, err := range failed.Failed {
+			requireIs(t, err, context.Canceled)
+			if errors.Is(err, jskv.ErrOutcomeUnknown) {
+				unknown++
+			}
 		}
-	}
-	require.Equal(t, 100, unknown, "those that were on their way")
+		require.Equal(t, 100, unknown, "those that were on their way")
 
-	// A context that has ended already sends nothing.
-	before, err := direct.Stream().Info(testContext(t))
-	require.NoError(t, err)
-	n, err = direct.PutMany(ctx, endless(&yielded))
-	require.Zero(t, n)
-	requireIs(t, err, context.Canceled)
-	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
-	require.LessOrEqual(t, yielded, 1)
-	after, err := direct.Stream().Info(testContext(t))
-	require.NoError(t, err)
-	require.Equal(t, before.State.LastSeq, after.State.LastSeq)
+		// A context that has ended already sends nothing.
+		before, err := direct.Stream().Info(testContext(t))
+		require.NoError(t, err)
+		n, err = direct.PutMany(ctx, endless(&yielded))
+		require.Zero(t, n)
+		requireIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+		require.LessOrEqual(t, yielded, 1)
+		after, err := direct.Stream().Info(testContext(t))
+		require.NoError(t, err)
+		require.Equal(t, before.State.LastSeq, after.State.LastSeq)
+	})
 }

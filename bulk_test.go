@@ -125,6 +125,18 @@ func TestGetManyOfNoKeysAsksNobody(t *testing.T) {
 	require.Zero(t, count(func() { require.Empty(t, getMany(t, b)) }))
 }
 
+// What nobody asked for must not come along when the bucket's last message is a pattern to the server.
+func TestGetManyHasNothingButWhatWasAskedFor(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, jetstream.KeyValueConfig{})
+	mustPut(t, b, "sue.color", "blue")
+	_, err := server.JetStream().Publish(testContext(t), "$KV.b.sue.*", []byte("a pattern"))
+	require.NoError(t, err)
+	entries, err := b.GetMany(testContext(t), "missing", "missing.too")
+	require.NoError(t, err)
+	require.Empty(t, entries)
+}
+
 func TestGetManyReads1024KeysInARoundTrip(t *testing.T) {
 	t.Parallel()
 	writer, server := newBucket(t, inMemory)
@@ -299,6 +311,25 @@ func TestGetManyReadsWhatExceedsOneAnswer(t *testing.T) {
 	require.Zero(t, server.NATS().NumSlowConsumers(), "the server took the reader for a slow consumer")
 }
 
+// Whoever is slow to read was asked for again what it had not read yet, until its server held too much for it.
+func TestGetManyAsksOnceOverAConnectionThatIsSlow(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory)
+	store(t, b, numbered(10))
+	proxy := jskvtest.NewProxy(t, server.URL())
+	reader := openBucket(t, proxy.JetStream())
+	require.Len(t, getMany(t, reader, numbered(10)...), 10)
+	questions := newSpy(t, server.Conn())
+	proxy.Stall(jskvtest.ToClient)
+	ctx, cancel := context.WithTimeout(testContext(t), 3*time.Second) // in which it was asked three times
+	defer cancel()
+	_, err := reader.GetMany(ctx, numbered(10)...)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.EqualValues(t, 1, questions.shared.Load())
+	proxy.Heal()
+	require.Len(t, getMany(t, reader, numbered(10)...), 10)
+}
+
 // A request is a message, so the keys of one must fit into the server's largest payload.
 func TestGetManyReadsKeysWhoseNamesExceedOneRequest(t *testing.T) {
 	t.Parallel()
@@ -341,9 +372,7 @@ func TestGetManyOfABucketThatWasMadeAgain(t *testing.T) {
 	require.NoError(t, jskv.DeleteBucket(testContext(t), js, "b"))
 	again := createBucket(t, js, inMemory)
 	store(t, again, numbered(2))
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
-	got, err := b.GetMany(ctx, numbered(10)...)
+	got, err := b.GetMany(testContext(t), numbered(10)...)
 	require.NoError(t, err)
 	requireValued(t, got, numbered(2))
 }
@@ -397,8 +426,7 @@ func TestGetManyThroughAMirrorHasSeenTheHandlesWrites(t *testing.T) {
 
 func TestGetManyThroughAMirrorOfPartOfABucket(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-	defer cancel()
+	ctx := testContext(t)
 	b, server := newBucket(t, inMemory)
 	mustPut(t, b, "some.a", "v")
 	js := server.JetStream()

@@ -1,6 +1,7 @@
 package jskv
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"iter"
@@ -10,15 +11,16 @@ import (
 )
 
 // Change is one step of a Cache. A reader that falls behind sees the newest state of a key, not
-// every step to it: Old is what it was shown before.
+// every step to it: Old is what this reader was shown before.
 type Change[T any] struct {
-	Old, New        Entry[T] // New is the marker of a key that is gone, or only its name when the marker is gone too
-	Existed, Exists bool     // whether Old, and New, was a value of the key
+	Old, New        Entry[T] // of a key that is gone New is the marker, or has only the name when the marker is gone too
+	Existed, Exists bool     // whether the key had the value Old before, and has the value New now
 }
 
-// Changes yields first the present content, each key as one that did not exist, in key order, and
-// then every change, in revision order. Each reader has its own pace and does not slow down the
-// cache or other readers: what it has not taken is kept once a key.
+// Changes yields first the present content, in key order, each key as one that did not exist
+// before, and then every change, in revision order. Each reader has its own pace and slows down
+// neither the cache nor other readers: of a key with several changes that it has not taken yet,
+// only the newest state is kept.
 //
 // It ends with the error of ctx or of the cache as the last pair, and without one after Close. A
 // key whose newest value does not decode comes as one that no longer exists, beside the
@@ -73,11 +75,8 @@ func (c *Cache[T]) next(ctx context.Context, f *feed[T]) (*step[T], error) {
 
 // subscribe returns the present content, and a feed of what changes from here on.
 func (c *Cache[T]) subscribe() (*btree.BTreeG[*item[T]], *feed[T]) {
-	f := &feed[T]{pending: map[string]*list.Element{}, wake: make(chan struct{}, 1)}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.feeds[f] = struct{}{}
-	return c.tree.Copy(), f
+	f := newFeed[T]()
+	return c.content(f), f
 }
 
 func (c *Cache[T]) unsubscribe(f *feed[T]) {
@@ -93,6 +92,8 @@ type step[T any] struct {
 	exists    bool
 	undecoded *DecodeError
 }
+
+func byRevision[T any](a, b step[T]) int { return cmp.Compare(a.now.Revision, b.now.Revision) }
 
 func (s *step[T]) change() Change[T] {
 	change := Change[T]{New: s.now.Entry, Exists: s.exists}
@@ -110,6 +111,10 @@ type feed[T any] struct {
 	wake    chan struct{}
 }
 
+func newFeed[T any]() *feed[T] {
+	return &feed[T]{pending: map[string]*list.Element{}, wake: make(chan struct{}, 1)}
+}
+
 func (f *feed[T]) offer(s step[T]) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -117,9 +122,9 @@ func (f *feed[T]) offer(s step[T]) {
 	if e, ok := f.pending[key]; ok {
 		s.old = f.order.Remove(e).(*step[T]).old
 		delete(f.pending, key)
-		if s.old == nil && !s.exists && s.undecoded == nil {
-			return // it came and went unseen
-		}
+	}
+	if s.old == nil && !s.exists && s.undecoded == nil {
+		return // it came and went unseen
 	}
 	f.pending[key] = f.order.PushBack(&s)
 	select {

@@ -2,15 +2,20 @@ package jskv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
 )
 
 // follower reads a cache's changes on a goroutine of its own, and checks each against those before.
@@ -326,4 +331,159 @@ func TestChangesTellWhatAnInterruptionHid(t *testing.T) {
 	seen.requireState(map[string]string{"stays": "1", "changes": "2"})
 	_, steps, _ := seen.values()
 	require.Equal(t, 5, steps, "what stayed is not told again")
+}
+
+func TestAChangeWhoseMarkerIsGoneHasOnlyTheNameOfTheKey(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{TTL: time.Second})
+	r.put("expires", "v")
+	c := newCache(t, r.Bucket)
+	for change, err := range c.Changes(testContext(t)) {
+		require.NoError(t, err)
+		if change.Exists {
+			continue
+		}
+		require.Equal(t, jskv.Entry[string]{Bucket: "b", Key: "expires"}, change.New)
+		require.Equal(t, "v", change.Old.Value)
+		break
+	}
+}
+
+func TestKeysThatAreGoneTogetherAreToldInTheirOrder(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{})
+	keys := r.fill(100, "v")
+	c := newCache(t, r.Bucket)
+	var gone []string
+	for change, err := range c.Changes(testContext(t)) {
+		require.NoError(t, err)
+		switch {
+		case !change.Exists:
+			gone = append(gone, change.New.Key)
+		case change.New.Key == keys[len(keys)-1]:
+			require.NoError(t, jskv.DeleteBucket(testContext(t), r.admin, "b"))
+		}
+		if len(gone) == len(keys) {
+			break
+		}
+	}
+	require.Equal(t, keys, gone)
+}
+
+// halfDecodes is a codec that returns something beside its error.
+type halfDecodes struct{}
+
+func (halfDecodes) Encode(value string) ([]byte, error) { return []byte(value), nil }
+
+func (halfDecodes) Decode(data []byte) (string, error) {
+	if string(data) != "whole" {
+		return string(data), errors.New("broken")
+	}
+	return string(data), nil
+}
+
+func TestAChangeToAValueThatDoesNotDecodeHasNoValue(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{})
+	r.put("k", "whole")
+	c := newCache(t, jskv.As(r.Bucket, halfDecodes{}))
+	for change, err := range c.Changes(testContext(t)) {
+		if change.Exists {
+			r.put("k", "half")
+			continue
+		}
+		var undecoded *jskv.DecodeError
+		require.ErrorAs(t, err, &undecoded)
+		require.Zero(t, change.New.Value)
+		break
+	}
+}
+
+func TestAValueThatDoesNotDecodeIsReportedOnce(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{})
+	r.store("1", "first")
+	r.store("two", "bad")
+	c := newCache(t, jskv.As(r.Bucket, jskv.JSON[int]()))
+	var all []string
+	steps := []func(){
+		func() { r.put("bad", "three") },
+		func() {
+			jskvtest.DeleteConsumers(t, r.admin, "b") // a new snapshot finds it again
+			requireWait(t, c, r.put("last", "4"))
+		},
+		c.Close,
+	}
+	for change, err := range c.Changes(testContext(t)) {
+		all = append(all, fmt.Sprintf("%s@%d, error %v", change.New.Key, change.New.Revision, err != nil))
+		require.LessOrEqual(t, len(all), len(steps), all)
+		steps[len(all)-1]()
+	}
+	require.Equal(t, []string{"first@1, error false", "bad@3, error true", "last@4, error false"}, all)
+	require.Len(t, c.Undecoded(), 1)
+}
+
+// Else a reader that never reads would keep every such key for ever.
+func TestAKeyThatDidNotDecodeAndIsGoneIsNotToldToASlowReader(t *testing.T) {
+	t.Parallel()
+	for name, gone := range map[string]func(s *scene, key string){
+		"with a marker": func(s *scene, key string) { s.del(key) },
+		"without one": func(s *scene, key string) {
+			stream, err := s.admin.Stream(testContext(s.t), s.Stream().Name())
+			require.NoError(s.t, err)
+			require.NoError(s.t, stream.Purge(testContext(s.t), jetstream.WithPurgeSubject(s.Stream().Subject(key))))
+			jskvtest.DeleteConsumers(s.t, s.admin, "b")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, jetstream.KeyValueConfig{})
+			s.store("1", "first")
+			c := newCache(t, jskv.As(s.Bucket, jskv.JSON[int]()))
+			next, stop := iter.Pull2(c.Changes(testContext(t)))
+			defer stop()
+			change, err, _ := next()
+			require.NoError(t, err)
+			require.Equal(t, "first", change.New.Key)
+			requireWait(t, c, s.put("first", "one"))
+			requireWait(t, c, s.put("bad", "two"))
+			gone(s, "first")
+			gone(s, "bad")
+			eventually(t, func() bool { return len(c.Undecoded()) == 0 }, "they are gone")
+			requireWait(t, c, s.put("last", "3"))
+			change, err, _ = next()
+			require.NoError(t, err)
+			require.Equal(t, "first", change.New.Key)
+			require.True(t, change.Existed && !change.Exists)
+			change, err, _ = next()
+			require.NoError(t, err)
+			require.Equal(t, "last", change.New.Key)
+		})
+	}
+}
+
+func TestOlderValuesThatAreBackAreToldInRevisionOrder(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Second})
+	keys := r.fill(50, "older")
+	for _, key := range keys {
+		r.shortLived(key)
+	}
+	c := newCache(t, r.Bucket)
+	seen := follow(t, c)
+	eventually(t, func() bool {
+		entries := stored(t, r.Bucket)
+		return len(entries) == len(keys) && !slices.ContainsFunc(entries, func(e jskv.Entry[string]) bool { return e.Value != "older" })
+	}, "they expire")
+	jskvtest.DeleteConsumers(t, r.admin, "b")
+	requireWait(t, c, r.put("end", "v"))
+	requireCopy(t, r.Bucket, c)
+	want := map[string]string{"end": "v"}
+	for _, key := range keys {
+		want[key] = "older"
+	}
+	seen.requireState(want)
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	require.LessOrEqual(t, seen.made, uint64(1), "they may come behind the end")
 }

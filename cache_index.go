@@ -8,8 +8,8 @@ import (
 	"sync"
 )
 
-// Index finds the entries of a Cache by something else than their key. It is safe for concurrent
-// use, and as current as the cache.
+// Index finds the entries of a Cache by something other than their key. NewIndex makes one; the
+// zero value is not usable. It is safe for concurrent use, and as current as the cache.
 type Index[T any] struct {
 	terms func(Entry[T]) []string
 	feed  *feed[T]
@@ -19,13 +19,14 @@ type Index[T any] struct {
 	byKey  map[string][]string // the terms of each key
 }
 
-// NewIndex makes an index of the entries of c, under the terms that terms returns for each, which
-// may be none. The index lives as long as the cache.
+// NewIndex makes an index of the entries of c. terms returns the terms under which an entry is
+// found; it may return none. The index lives as long as the cache.
 //
-// The index is brought up to date when it is read: NewIndex, Find and Terms call terms, on their
-// own goroutine and one call at a time, for what has changed. Up to then that is kept once a key.
-// terms must not use the index; what it panics with reaches who reads, and the key is not in the
-// index until it changes again.
+// The index is brought up to date when it is read: NewIndex, Find and Terms call terms for the
+// entries that have changed since, on the caller's goroutine and one call at a time. Until then
+// only the newest state of each of them is kept. terms must not use the index. When it panics,
+// whoever is reading the index gets the panic, and the key is not in the index until it changes
+// again.
 func NewIndex[T any](c *Cache[T], terms func(Entry[T]) []string) *Index[T] {
 	content, f := c.subscribe()
 	x := &Index[T]{terms: terms, feed: f, byTerm: map[string]map[string]*item[T]{}, byKey: map[string][]string{}}

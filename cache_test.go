@@ -25,6 +25,44 @@ func newCache[T any](t testing.TB, b *jskv.Bucket[T], filters ...string) *jskv.C
 	return c
 }
 
+// sentAhead is more than the server sends to a reader that does not read.
+const sentAhead = 600
+
+// stops is a codec of strings that stops a cache where it comes to one of these values, until it is
+// let pass.
+type stops map[string]chan struct{}
+
+// newStoppedCache makes a cache that stops at these values.
+func newStoppedCache(t testing.TB, b *jskv.Bucket[string], values []string, filters ...string) (*jskv.Cache[string], stops) {
+	t.Helper()
+	s := stops{}
+	for _, value := range values {
+		s[value] = make(chan struct{})
+	}
+	c := newCache(t, jskv.As(b, s), filters...)
+	t.Cleanup(func() { // before the cache is closed
+		for value := range s {
+			s.pass(value)
+		}
+	})
+	return c, s
+}
+
+func (s stops) pass(value string) {
+	if !isClosed(s[value]) {
+		close(s[value])
+	}
+}
+
+func (stops) Encode(value string) ([]byte, error) { return []byte(value), nil }
+
+func (s stops) Decode(data []byte) (string, error) {
+	if stop, ok := s[string(data)]; ok {
+		<-stop
+	}
+	return string(data), nil
+}
+
 // copied is what a cache has, in its order.
 func copied(c *jskv.Cache[string]) (entries []jskv.Entry[string]) {
 	for key, e := range c.All() {
@@ -170,28 +208,38 @@ func TestAllIsOneMomentsViewWhileWritersGoOn(t *testing.T) {
 	r := newReading(t, jetstream.KeyValueConfig{History: 64})
 	keys := r.fill(300, "v")
 	c := newCache(t, r.Bucket)
-	stop := make(chan struct{})
+	defer r.inTurn(keys)()
+	moments := map[uint64]bool{}
+	for len(moments) < 50 {
+		moments[requireConsecutive(t, len(keys), copied(c))] = true
+	}
+}
+
+// inTurn stores the keys one after the other, again and again until it is stopped.
+func (r *reading) inTurn(keys []string) (stop func()) {
+	stopped := make(chan struct{})
 	var writing sync.WaitGroup
-	defer writing.Wait()
-	defer close(stop)
 	writing.Go(func() {
-		for !isClosed(stop) {
+		for !isClosed(stopped) {
 			r.again(keys...)
 		}
 	})
-	moments := map[uint64]bool{}
-	for len(moments) < 50 {
-		entries := copied(c)
-		require.True(t, slices.IsSortedFunc(entries, byKey))
-		revisions := make([]uint64, len(entries))
-		for i, e := range entries {
-			revisions[i] = e.Revision
-		}
-		slices.Sort(revisions)
-		require.Len(t, revisions, len(keys))
-		require.EqualValues(t, len(keys)-1, revisions[len(keys)-1]-revisions[0])
-		moments[revisions[0]] = true
+	return func() { close(stopped); writing.Wait() }
+}
+
+// requireConsecutive checks that entries are n, in key order, and with consecutive revisions. It returns
+// the first of those.
+func requireConsecutive(t testing.TB, n int, entries []jskv.Entry[string]) uint64 {
+	t.Helper()
+	require.Len(t, entries, n)
+	require.True(t, slices.IsSortedFunc(entries, byKey))
+	revisions := make([]uint64, n)
+	for i, e := range entries {
+		revisions[i] = e.Revision
 	}
+	slices.Sort(revisions)
+	require.EqualValues(t, n-1, revisions[n-1]-revisions[0])
+	return revisions[0]
 }
 
 func TestAllThatHasBegunDoesNotSeeLaterWrites(t *testing.T) {

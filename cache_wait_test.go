@@ -10,6 +10,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
 )
 
 func TestWaitMakesEveryWriterSeeItsOwnWrites(t *testing.T) {
@@ -35,6 +38,138 @@ func TestWaitMakesEveryWriterSeeItsOwnWrites(t *testing.T) {
 	writing.Wait()
 }
 
+// With one revision a key, a cache is not sent what was replaced before its turn came. Between that
+// and what replaced it there are other keys' revisions, which do not make up for it.
+func TestWaitMakesWritersOfTheSameKeysSeeTheirOwnWritesOrNewerOnes(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{})
+	for _, filters := range [][]string{nil, {"k.*"}} {
+		c := newCache(t, r.Bucket, filters...)
+		var writing sync.WaitGroup
+		for w := range 8 {
+			writing.Go(func() {
+				for i := range 2000 {
+					key := fmt.Sprint("k.", (w+i)%3)
+					revision, err := r.Put(context.Background(), key, "v")
+					if err == nil {
+						err = c.Wait(context.Background(), revision)
+					}
+					if e, _ := c.Entry(key); err != nil || e.Revision < revision {
+						t.Errorf("%s: wrote revision %d, found %+v, %v", key, revision, e, err)
+						return
+					}
+				}
+			})
+		}
+		writing.Wait()
+	}
+}
+
+func TestWaitForARevisionThatWasReplacedBeforeItWasSent(t *testing.T) {
+	t.Parallel()
+	for _, filters := range [][]string{nil, {"k", "a.>"}} {
+		t.Run(fmt.Sprint("filters ", filters), func(t *testing.T) {
+			t.Parallel()
+			r := newReading(t, jetstream.KeyValueConfig{})
+			c, stops := newStoppedCache(t, r.Bucket, []string{"a stop", "another"}, filters...)
+			requireWait(t, c, r.put("k", "first"))
+			r.put("a.1", "a stop")
+			for i := range sentAhead {
+				r.put(fmt.Sprint("a.b.", i), "v")
+			}
+			revision := r.put("k", "mine")
+			r.put("a.2", "another")
+			r.put("k", "theirs")
+			stops.pass("a stop")
+			requireIs(t, c.Wait(soonContext(t), revision), context.DeadlineExceeded)
+			stops.pass("another")
+			requireWait(t, c, revision)
+			value, _ := c.Get("k")
+			require.Equal(t, "theirs", value)
+		})
+	}
+}
+
+// The cache is always some revisions behind here: there is never a moment without more for it.
+func TestWaitForAReplacedRevisionEndsWhileOthersGoOnWriting(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	keys := s.fill(5000, "v")
+	c := newCache(t, s.Bucket)
+	s.proxy.Delay(jskvtest.Both, 10*time.Millisecond)
+	stop := make(chan struct{})
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer close(stop)
+	writing.Go(func() {
+		pace := time.NewTicker(time.Millisecond) // which the cache can keep up with
+		defer pace.Stop()
+		for i := 0; !isClosed(stop); i = (i + 5) % len(keys) {
+			s.again(keys[i : i+5]...)
+			<-pace.C
+		}
+	})
+	for range 5 {
+		revision := s.putBeside("k", "replaced")
+		s.putBeside("k", "in its place")
+		begun := time.Now()
+		requireWait(t, c, revision)
+		require.Less(t, time.Since(begun), 4*time.Second)
+		e, ok := c.Entry("k")
+		require.True(t, ok)
+		require.GreaterOrEqual(t, e.Revision, revision)
+	}
+}
+
+// outrun is a cache that is so far from its server that of each revision that it comes to others were
+// replaced before it, until the test ends.
+func outrun(t *testing.T, away time.Duration) (*scene, *jskv.Cache[string]) {
+	t.Helper()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	c := newCache(t, s.Bucket)
+	s.proxy.Delay(jskvtest.Both, away)
+	keys := make([]string, 300)
+	for i := range keys {
+		keys[i] = fmt.Sprint("k", i%30)
+	}
+	t.Cleanup(s.inTurn(keys))
+	return s, c
+}
+
+// All that there was at some moment never comes.
+func TestWaitForAReplacedRevisionEndsWhereTheCacheNeverCatchesUp(t *testing.T) {
+	t.Parallel()
+	s, c := outrun(t, 10*time.Millisecond)
+	for i := range 3 {
+		requireWait(t, c, s.putBeside("k1", fmt.Sprint(i)))
+	}
+}
+
+// Far from its server a question takes long, and so did as many of them as it took to read the bucket anew.
+func TestWaitEndsWithinItsTimeWhereACacheFarFromItsServerNeverCatchesUp(t *testing.T) {
+	t.Parallel()
+	s, c := outrun(t, 100*time.Millisecond)
+	for i := range 3 {
+		require.NoError(t, c.Wait(context.Background(), s.putBeside("k1", fmt.Sprint(i))))
+	}
+}
+
+// What leaves a doubt after each snapshot is read again ever more rarely; who waits needs it soon.
+func TestWaitDoesNotWaitForWhatIsReadAgainRarely(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{LimitMarkerTTL: time.Minute})
+	keys := r.fill(400, "v")
+	c := newCache(t, jskv.As(r.Bucket, takesTime(2*time.Millisecond))) // it is always late
+	defer r.inTurn(keys)()
+	for range 3 {
+		jskvtest.DeleteConsumers(t, r.admin, "b")
+		requireWait(t, c, r.putBeside(keys[0], "v"))
+	}
+	start := time.Now()
+	requireWait(t, c, r.putBeside(keys[0], "v"))
+	require.Less(t, time.Since(start), 8*time.Second)
+}
+
 func TestWaitReturnsForARevisionThatTheFiltersDoNotMatch(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{})
@@ -43,7 +178,9 @@ func TestWaitReturnsForARevisionThatTheFiltersDoNotMatch(t *testing.T) {
 		c := newCache(t, r.Bucket, filters...)
 		for i := range 20 {
 			begun := time.Now()
+			replaced := r.put("z.2", "for a moment")
 			requireWait(t, c, r.put("z.2", fmt.Sprint(i)))
+			requireWait(t, c, replaced)
 			require.Less(t, time.Since(begun), 2*time.Second)
 		}
 		revision := r.put("x.1", "matches")

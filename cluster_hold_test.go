@@ -3,6 +3,7 @@ package jskv_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -90,4 +91,48 @@ func TestASnapshotOfMarkersThatAreIgnoredEnds(t *testing.T) {
 		require.True(t, w.Synced())
 		w.Stop()
 	}
+}
+
+// What comes from another server than the leader is held back, and so in memory until it is whole.
+func TestALargeListingIsReadFromTheLeaderAndNotHeldBack(t *testing.T) {
+	t.Parallel()
+	r := newClusterReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	const values, size = 12, 1 << 20
+	for i := range values {
+		mustPut(t, r.Bucket, fmt.Sprintf("k%d", i), strings.Repeat("v", size-1024))
+	}
+	leader := r.cluster.Leader("b")
+	for range 5 {
+		n := 0
+		for _, err := range r.Entries(testContext(t)) {
+			require.NoError(t, err)
+			if n++; n == 1 {
+				require.Equal(t, leader, r.consumerServer())
+			}
+		}
+		require.Equal(t, values, n)
+	}
+	r.requireNothingLeft()
+}
+
+// consumerServer is the server that has the bucket's only consumer.
+func (r *clusterReading) consumerServer() int {
+	r.t.Helper()
+	stream, err := r.admin.Stream(testContext(r.t), "KV_b")
+	require.NoError(r.t, err)
+	var names []string
+	eventually(r.t, func() bool { // one that was given up may be there a moment longer
+		names = collectNames(r.t, stream.ConsumerNames(testContext(r.t)))
+		return len(names) == 1
+	}, "one consumer")
+	return r.cluster.ConsumerLeader("b", names[0])
+}
+
+func collectNames(t testing.TB, lister jetstream.ConsumerNameLister) (names []string) {
+	t.Helper()
+	for name := range lister.Name() {
+		names = append(names, name)
+	}
+	require.NoError(t, lister.Err())
+	return names
 }

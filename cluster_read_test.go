@@ -2,7 +2,9 @@ package jskv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -25,9 +27,9 @@ type clusterReading struct {
 
 // newClusterReading makes the bucket on a cluster of its own. The readers' connection goes to any
 // server that is there.
-func newClusterReading(t testing.TB, cfg jetstream.KeyValueConfig) *clusterReading {
+func newClusterReading(t testing.TB, cfg jetstream.KeyValueConfig, opts ...jskvtest.Option) *clusterReading {
 	t.Helper()
-	cluster := jskvtest.NewCluster(t, 3)
+	cluster := jskvtest.NewCluster(t, 3, opts...)
 	cfg.Bucket, cfg.Replicas = "b", 3
 	admin := cluster.JetStream()
 	createBucket(t, admin, cfg)
@@ -266,4 +268,53 @@ func TestAListingIsWholeOrAnErrorWhileLeadersStepDown(t *testing.T) {
 	}
 	stop()
 	require.NotZero(t, whole)
+}
+
+// What a read asked with is used again by the next: an answer that comes when its reader has given up
+// must not be taken for another's, nor be written into it.
+func TestReadsThatGiveUpDoNotDisturbOthers(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	const rounds, longest = 2000, 300 * time.Microsecond
+	b := handles(t, cluster, 1)[0]
+	keys := crowdKeys(t, b)
+	var (
+		found  findings
+		gaveUp atomic.Int64
+		group  sync.WaitGroup
+	)
+	read := func(ctx context.Context, i int) error {
+		if i%2 == 0 {
+			e, err := b.Entry(ctx, keys[i])
+			found.check(err != nil || e.Key == keys[i] && e.Value == keys[i], "%s is %+v", keys[i], e)
+			return err
+		}
+		entries, err := b.GetMany(ctx, keys[:i]...)
+		found.check(err != nil || len(entries) == i, "%d of %d keys", len(entries), i)
+		for key, e := range entries {
+			found.check(e.Value == key, "%s is %+v", key, e)
+		}
+		return err
+	}
+	for w := range 3 { // so few that each sends requests of its own
+		group.Go(func() {
+			rng := rand.New(rand.NewPCG(1, uint64(w)))
+			for range rounds {
+				ctx, cancel := testContext(t), context.CancelFunc(func() {})
+				if w > 0 {
+					ctx, cancel = context.WithTimeout(ctx, upTo(rng, longest))
+				}
+				err := read(ctx, rng.IntN(len(keys)))
+				cancel()
+				if errors.Is(err, context.DeadlineExceeded) {
+					gaveUp.Add(1)
+					continue
+				}
+				found.check(err == nil, "read: %v", err)
+			}
+		})
+	}
+	group.Wait()
+	require.Greater(t, gaveUp.Load(), int64(rounds/10), "reads give up before the answer comes")
+	found.requireNone(t, rounds)
 }

@@ -6,17 +6,18 @@ import (
 
 // Codec turns values into bytes and back. Implementations are safe for concurrent use.
 type Codec[T any] interface {
-	// Encode returns the bytes to store, which nobody writes to. Its error is that of the write,
-	// which then stores nothing.
+	// Encode returns the bytes to store. Nobody writes to them. When it fails, the write fails with
+	// its error and stores nothing.
 	Encode(value T) ([]byte, error)
 
-	// Decode returns the value of stored bytes, which it may keep. Its error comes to the reader in
-	// a *DecodeError.
+	// Decode returns the value of stored bytes, which it may keep. The reader gets its error in a
+	// *DecodeError.
 	Decode(data []byte) (T, error)
 }
 
 // JSON is the codec of encoding/json: what `nats kv get` shows and other languages read as JSON. As
-// there, fields that T does not have are ignored, and a field that is missing keeps its zero value.
+// in encoding/json, fields that T does not have are ignored, and a field that is missing keeps its
+// zero value.
 func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
 
 // String stores the bytes of the string as they are, as `nats kv put` writes them.

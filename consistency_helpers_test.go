@@ -50,20 +50,21 @@ func handles(t testing.TB, cluster *jskvtest.Cluster, n int, opts ...jskv.Bucket
 	return all
 }
 
-// waitForReplicas returns when all servers answer direct gets: those that do not lead the bucket
+// waitForReplicas returns when three servers answer direct gets: those that do not lead the bucket
 // begin with it two seconds after it was made.
 func waitForReplicas(t testing.TB, cluster *jskvtest.Cluster) {
 	t.Helper()
 	eventually(t, func() bool {
+		answering := 0
 		for _, srv := range cluster.Servers() {
 			subs, err := srv.NATS().Subsz(&server.SubszOptions{Account: "$G", Subscriptions: true, Test: "$JS.API.DIRECT.GET.KV_b"})
 			answers := func(sub server.SubDetail) bool { return strings.Contains(sub.Subject, ".DIRECT.GET.") }
-			if err != nil || !slices.ContainsFunc(subs.Subs, answers) {
-				return false
+			if err == nil && slices.ContainsFunc(subs.Subs, answers) {
+				answering++
 			}
 		}
-		return true
-	}, "every server answers direct gets")
+		return answering == 3
+	}, "every replica answers direct gets")
 }
 
 // writeLoad writes to other keys of bucket "b" until stop is called: it is what makes replicas lag.

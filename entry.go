@@ -15,7 +15,7 @@ type Operation uint8
 const (
 	OpPut    Operation = iota // stored a value
 	OpDelete                  // left a delete marker; older revisions stay in the history
-	OpPurge                   // left a marker and dropped the older revisions, or a TTL ran out
+	OpPurge                   // left a marker and dropped the older revisions; also the marker of a TTL that ran out
 )
 
 // String returns "Put", "Delete" or "Purge".
@@ -36,10 +36,10 @@ func (op Operation) String() string {
 type Entry[T any] struct {
 	Bucket    string      // the name that the handle was opened with
 	Key       string      // without the bucket's prefix
-	Value     T           // the zero value for a delete marker and where values were not asked for
-	Revision  uint64      // counts the writes of the whole bucket; the stream's sequence
+	Value     T           // the zero value in a marker, beside a *DecodeError, and where values were not asked for
+	Revision  uint64      // counts the writes of the whole bucket: the sequence in its stream
 	Created   time.Time   // when the server stored it
-	Delta     uint64      // how many matching revisions were still to come when this one was sent; 0 from a read of single keys
+	Delta     uint64      // how many matching revisions were still to come when this one was sent; 0 from Entry
 	Operation Operation   // what the revision did to the key
 	Header    nats.Header // the message's headers, nil when there are none
 }

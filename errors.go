@@ -8,7 +8,7 @@ import (
 	"github.com/seed646b090f/jskv/internal/wire"
 )
 
-// The errors of this package, to be asked for with errors.Is. Each Is the error of package
+// The errors of this package, to be tested for with errors.Is. Each Is the error of package
 // jetstream that means the same, where there is one. What a method returns wraps one of these
 // and its cause (the server's error with its code, the error of the context), and its text
 // names the operation, the bucket and the key.
@@ -20,16 +20,16 @@ var (
 	// ErrKeyExists: Create found a live value. Is jetstream.ErrKeyExists.
 	ErrKeyExists = wire.ErrKeyExists
 
-	// ErrRevisionMismatch: a conditional write found another revision than the one it expected;
-	// the error is a *RevisionError. Is jetstream.ErrKeyRevisionMismatch, and never ErrKeyExists.
+	// ErrRevisionMismatch: a conditional write found another revision than the one it expected.
+	// The error is a *RevisionError. Is jetstream.ErrKeyRevisionMismatch, and never ErrKeyExists.
 	ErrRevisionMismatch = wire.ErrRevisionMismatch
 
-	// ErrInvalidKey: the key is empty, longer than 3072 bytes, has an empty token, or has another
-	// character than letters, digits and -/_=. (ADR-8). Nothing was sent. Is
+	// ErrInvalidKey: the key is empty, is longer than 3072 bytes, has an empty token, or has a
+	// character other than letters, digits and -/_=. (ADR-8). Nothing was sent. Is
 	// jetstream.ErrInvalidKey.
 	ErrInvalidKey = wire.ErrInvalidKey
 
-	// ErrInvalidBucketName: the name is empty, longer than 252 bytes, or has another character
+	// ErrInvalidBucketName: the name is empty, is longer than 252 bytes, or has a character other
 	// than letters, digits, - and _ (ADR-8). Nothing was sent. Is jetstream.ErrInvalidBucketName.
 	ErrInvalidBucketName = wire.ErrInvalidBucketName
 
@@ -41,8 +41,8 @@ var (
 	// jetstream.ErrBucketExists.
 	ErrBucketExists = wire.ErrBucketExists
 
-	// ErrBucketReplaced: the bucket that was being read was deleted and made again, or lost
-	// revisions that had been read.
+	// ErrBucketReplaced: the bucket that was being read was deleted and created again, or lost
+	// revisions that had been read already. Open it and read it anew.
 	ErrBucketReplaced = wire.ErrBucketReplaced
 
 	// ErrInvalidOption: an option that makes no sense, that does not go with another or with the
@@ -61,17 +61,19 @@ var (
 	// requires more keys than can be read at one moment (1024). Nothing was stored.
 	ErrTooManyOperations = wire.ErrTooManyOperations
 
-	// ErrInvalidFilter: not a NATS subject pattern over keys, also when a wildcard is part of a
-	// token ("user.1*"), which the server would take for a character. Nothing was sent.
+	// ErrInvalidFilter: the filter is not a NATS subject pattern over keys. That includes a wildcard
+	// that is part of a token ("user.1*"), which the server would take for a mere character. Nothing
+	// was sent.
 	ErrInvalidFilter = wire.ErrInvalidFilter
 
-	// ErrBucketFull: the bucket has reached MaxBytes and the server refuses the write. With a
-	// history greater than one that includes overwrites, deletes and purges; with a history of
-	// one, what makes the key's message larger, as a condition or a TTL does.
+	// ErrBucketFull: the bucket has reached MaxBytes and the server refuses the write. Where the
+	// history is greater than one, it refuses overwrites, deletes and purges too; where it is one,
+	// those that make the key's message larger, as a condition or a TTL does.
 	ErrBucketFull = wire.ErrBucketFull
 
 	// ErrOutcomeUnknown: the write was sent and no answer came, so it may or may not have
-	// happened. The error also Is the context's, nats.ErrTimeout, or the connection's error.
+	// happened. The error also Is the context's, nats.ErrTimeout, or the connection's. It may
+	// even happen later. WithIdempotentWrites finds out what happened wherever that can be known.
 	ErrOutcomeUnknown = wire.ErrOutcomeUnknown
 
 	// ErrValueTooLarge: the encoded value and its headers exceed MaxValueSize of the bucket or
@@ -80,20 +82,20 @@ var (
 
 	// ErrPermission: no answer came, and the server reported that the user may not publish the
 	// request or receive its answer; the text names the subject. Nothing was stored, unless the
-	// error is ErrOutcomeUnknown too: it was the answer that was not permitted. Is
-	// nats.ErrPermissionViolation. The server reports such a violation beside the request, so a
-	// read takes half a second to find it, a write its whole time. docs/permissions.md lists what
-	// each verb needs.
+	// error Is ErrOutcomeUnknown too: then the answer was what the user may not receive. Is
+	// nats.ErrPermissionViolation. The server does not answer such a request but reports the
+	// violation on the connection, so a read takes half a second to find it, and a write all the
+	// time that it has. docs/permissions.md lists what each verb needs.
 	ErrPermission = wire.ErrPermission
 
-	// ErrWrongStream: a stream that is not the bucket's stored the write, because its subjects
-	// overlap with the bucket's. The bucket has not got it.
+	// ErrWrongStream: another stream than the bucket's stored the write, because its subjects overlap
+	// with the bucket's. The bucket does not have the write.
 	ErrWrongStream = wire.ErrWrongStream
 )
 
-// SafeToRetry reports whether the write that failed with err certainly was not stored, so that it
-// may be repeated without being applied twice. It is false for ErrOutcomeUnknown, and for nil:
-// that write was stored. Of a *BulkError it speaks of the keys in Failed. It says nothing of
+// SafeToRetry reports whether the write that failed with err was certainly not stored, so that it
+// may be repeated without being applied twice. It is false for ErrOutcomeUnknown, and for nil,
+// because that write was stored. For a *BulkError it speaks of the keys in Failed. It does not say
 // whether the repetition will succeed.
 func SafeToRetry(err error) bool {
 	return err != nil && !errors.Is(err, ErrOutcomeUnknown)
@@ -126,7 +128,7 @@ type DecodeError struct {
 
 // Error names the bucket, the key and the revision, and the codec's error.
 func (e *DecodeError) Error() string {
-	return fmt.Sprintf("%s: revision %d cannot be decoded: %v", where("", e.Bucket, e.Key), e.Revision, e.Err)
+	return fmt.Sprintf("%s: revision %d: %v", where("decode", e.Bucket, e.Key), e.Revision, e.Err)
 }
 
 // Unwrap returns the codec's error.

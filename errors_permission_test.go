@@ -3,6 +3,7 @@ package jskv_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -139,4 +140,105 @@ func TestAViolationOfSomethingElseDoesNotExplainALostAnswer(t *testing.T) {
 	_, err = b.Put(context.Background(), "k", "v")
 	requireIs(t, err, jskv.ErrOutcomeUnknown, nats.ErrTimeout)
 	require.NotErrorIs(t, err, jskv.ErrPermission)
+}
+
+// What the server once reported says nothing of a write whose answer is lost after the permission was given.
+func TestAWriteThatIsPermittedByNowMayHaveHappened(t *testing.T) {
+	t.Parallel()
+	var opts *server.Options
+	srv := jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
+		opts = o
+		o.Users = []*server.User{{Username: "admin", Password: "x"}, {Username: "guest", Password: "x", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Deny: []string{"$KV.b.k"}},
+		}}}
+	}))
+	admin := createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	b := openBucket(t, hasty(t, proxy.Conn(as("guest"), quiet), 500*time.Millisecond))
+	requireIs(t, second(b.Put(context.Background(), "k", "v")), jskv.ErrPermission)
+	freed := *opts
+	freed.Users = []*server.User{opts.Users[0], {Username: "guest", Password: "x"}}
+	require.NoError(t, srv.NATS().ReloadOptions(&freed))
+	mustPut(t, b, "k", "permitted")
+	proxy.Stall(jskvtest.ToClient)
+	_, err := b.Put(context.Background(), "k", "unheard")
+	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	require.NotErrorIs(t, err, jskv.ErrPermission)
+	require.Equal(t, "Put unheard", history(t, admin, "k"))
+}
+
+// Over a link on which a report takes longer to come than a server nearby may take.
+func TestAPermissionThatIsMissingIsToldOverASlowLink(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$KV.b.secret"}}})
+	createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{})
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	b := openBucket(t, hasty(t, proxy.Conn(as("guest"), quiet), time.Second))
+	proxy.Delay(jskvtest.ToClient, 400*time.Millisecond)
+	_, err := b.Put(context.Background(), "secret", "v")
+	requireIs(t, err, jskv.ErrPermission)
+	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+	mustPut(t, b, "open", "v")
+}
+
+// The server reports one violation at a time, and each question about another takes a round trip.
+func TestAMissingPermissionOfManyWritesIsToldInTime(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"$KV.b.secret.>"}}})
+	createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{}, jskv.WithTransactions())
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	b := openBucket(t, hasty(t, proxy.Conn(as("guest"), quiet), time.Second))
+	proxy.Delay(jskvtest.ToClient, 20*time.Millisecond)
+
+	t.Run("in a batch", func(t *testing.T) {
+		batch := b.NewBatch()
+		for i := range 500 {
+			batch.Put(fmt.Sprint("open.", i), "v")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+		defer cancel()
+		_, err := batch.Put("secret.key", "v").Put("open.last", "v").Commit(ctx)
+		requireIs(t, err, jskv.ErrPermission)
+		require.Contains(t, err.Error(), "$KV.b.secret.key")
+		require.NoError(t, ctx.Err(), "it is told in time")
+	})
+	t.Run("in PutMany", func(t *testing.T) {
+		begun := time.Now()
+		_, err := b.PutMany(context.Background(), func(yield func(string, string) bool) {
+			for i := 0; i < 1000 && yield(fmt.Sprint("secret.", i), "v"); i++ {
+			}
+		})
+		requireIs(t, err, jskv.ErrPermission)
+		require.Less(t, time.Since(begun), 4*time.Second)
+	})
+}
+
+// It was asked of each write whether it was permitted, and then there was no time to send them again.
+func TestABatchThatCameIncompleteIsSentAgainWhateverTheConnectionReported(t *testing.T) {
+	t.Parallel()
+	srv := guarded(t, &server.Permissions{Publish: &server.SubjectPermission{Deny: []string{"another"}}})
+	createBucket(t, srv.JetStream(as("admin")), jetstream.KeyValueConfig{}, jskv.WithTransactions())
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	var lost atomic.Bool
+	nc := proxy.Conn(as("guest"), quiet, nats.SetCustomDialer(&tapped{sending: func(data string) string {
+		const second = "Nats-Batch-Sequence: 2\r\n"
+		if strings.Contains(data, second) && lost.CompareAndSwap(false, true) {
+			return strings.Replace(data, second, strings.Replace(second, "2", "9", 1), 1)
+		}
+		return data
+	}}))
+	b := openBucket(t, hasty(t, nc, 5*time.Second))
+	require.NoError(t, nc.Publish("another", nil))
+	require.NoError(t, nc.Flush())
+	require.ErrorIs(t, nc.LastError(), nats.ErrPermissionViolation)
+	proxy.Delay(jskvtest.ToClient, 20*time.Millisecond)
+	batch := b.NewBatch()
+	for _, key := range numbered(500) {
+		batch.Put(key, "v")
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_, err := batch.Commit(ctx)
+	require.NoError(t, err)
+	require.True(t, lost.Load())
 }

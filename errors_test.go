@@ -64,7 +64,7 @@ func TestErrorValuesOfTheirOwn(t *testing.T) {
 	cause := errors.New("bad bytes")
 	undecoded := &jskv.DecodeError{Bucket: "b", Key: "k", Revision: 7, Data: []byte("x"), Err: cause}
 	require.ErrorIs(t, undecoded, cause)
-	require.Equal(t, "jskv: b/k: revision 7 cannot be decoded: bad bytes", undecoded.Error())
+	require.Equal(t, "jskv: decode b/k: revision 7: bad bytes", undecoded.Error())
 }
 
 func TestEveryVerbSaysThatTheBucketWasDeleted(t *testing.T) {
@@ -73,8 +73,9 @@ func TestEveryVerbSaysThatTheBucketWasDeleted(t *testing.T) {
 	writer := createBucket(t, js, jetstream.KeyValueConfig{})
 	mustPut(t, writer, "k", "v")
 	reader := openBucket(t, js) // has been acknowledged for nothing
+	careful := openIdempotent(t, js)
 	require.NoError(t, jskv.DeleteBucket(testContext(t), js, "b"))
-	for name, b := range map[string]*jskv.Bucket[string]{"writer": writer, "reader": reader} {
+	for name, b := range map[string]*jskv.Bucket[string]{"writer": writer, "reader": reader, "careful": careful} {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
 		together(t, func(v verb) error { return v.call(ctx, b) }, func(t *testing.T, _ verb, err error) {

@@ -24,7 +24,7 @@ func startCache() (context.Context, *jskv.Bucket[string], *jskv.Cache[string], f
 	}
 }
 
-// A cache follows the bucket. Reading it asks nobody.
+// A cache follows the bucket. Reading it sends no request.
 func ExampleCache() {
 	ctx, profiles, stop := startBucket(jetstream.KeyValueConfig{})
 	defer stop()

@@ -72,7 +72,7 @@ func (unixTime) Decode(data []byte) (time.Time, error) {
 	return time.Unix(int64(binary.BigEndian.Uint64(data)), 0).UTC(), nil
 }
 
-// A codec of one's own is a type with two methods, here
+// A codec of your own is a type with two methods, here
 //
 //	func (unixTime) Encode(t time.Time) ([]byte, error)
 //	func (unixTime) Decode(data []byte) (time.Time, error)
@@ -95,5 +95,5 @@ func ExampleCodec() {
 	fmt.Println(err)
 	// Output:
 	// 2026-07-01 12:00:00 +0000 UTC <nil>
-	// jskv: seen/bob: revision 2 cannot be decoded: 9 bytes are no time
+	// jskv: decode seen/bob: revision 2: 9 bytes are no time
 }

@@ -135,7 +135,7 @@ func ExampleBucket_Purge() {
 	// 2 Purge ""
 }
 
-// Modify is read, change, write, again where somebody else wrote in between.
+// Modify reads, changes and writes, and starts over if somebody else wrote in between.
 func ExampleBucket_Modify() {
 	ctx, profiles, stop := startBucket(jetstream.KeyValueConfig{})
 	defer stop()

@@ -30,7 +30,7 @@ func ExampleBucket_Keys() {
 	// sue.food
 }
 
-// A list that is not whole ends with an error.
+// A list that is not complete ends with an error.
 func ExampleBucket_Keys_cut() {
 	ctx, profiles, stop := startBucket(jetstream.KeyValueConfig{})
 	defer stop()

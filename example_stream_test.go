@@ -68,7 +68,7 @@ func ExampleRawStream_Info() {
 	// 2 messages under 1 subject
 }
 
-// What the library has no word for goes through package jetstream.
+// For what the library does not offer there is package jetstream.
 func ExampleRawStream_JetStream() {
 	ctx, profiles, stop := startBucket(jetstream.KeyValueConfig{})
 	defer stop()

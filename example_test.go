@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"time"
 
@@ -198,6 +199,21 @@ func ExampleWithTransactions() {
 	fmt.Println("atomic batches:", info.Config.AllowAtomicPublish)
 	// Output:
 	// atomic batches: true
+}
+
+// PutMany is written as ever, and takes less time.
+func ExampleWithFastIngest() {
+	ctx, profiles, stop := startBucket(jetstream.KeyValueConfig{}, jskv.WithFastIngest())
+	defer stop()
+
+	colors := map[string]string{"sue.color": "blue", "bob.color": "green"}
+	fmt.Println(profiles.PutMany(ctx, maps.All(colors)))
+	info, err := profiles.Stream().Info(ctx)
+	check(err)
+	fmt.Println("fast ingest:", info.Config.AllowBatchPublish)
+	// Output:
+	// 2 <nil>
+	// fast ingest: true
 }
 
 // A write whose answer gets lost is sent again under the same id, and the server knows it.

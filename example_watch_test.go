@@ -11,7 +11,7 @@ import (
 	"github.com/seed646b090f/jskv"
 )
 
-// A watcher hands out what is there, and then what changes.
+// A watcher delivers what is there, and then what changes.
 func ExampleBucket_Watch() {
 	ctx, profiles, stop := startBucket(jetstream.KeyValueConfig{})
 	defer stop()

@@ -39,19 +39,34 @@ func untilStock(t *testing.T, n int, stock func(i int) (wrong bool), ours func(i
 	t.Logf("the stock client: %d times", shown)
 }
 
+// staleGet reads what the stock client was just acknowledged for.
+func staleGet(t testing.TB, kv jetstream.KeyValue) (stale func(int) bool) {
+	return func(int) bool {
+		revision, err := kv.PutString(testContext(t), "stock", "v")
+		require.NoError(t, err)
+		e, err := kv.Get(testContext(t), "stock")
+		return errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && e.Revision() < revision
+	}
+}
+
+// besideALaggingReplica are both clients on a server that has no replica: what they read is read from each of
+// three, of which one lags by so much that it has not what was just acknowledged.
+func besideALaggingReplica(t testing.TB) (*jskv.Bucket[string], jetstream.KeyValue) {
+	t.Helper()
+	cluster := newOutsideCluster(t)
+	createBucket(t, cluster.JetStream(), jetstream.KeyValueConfig{Replicas: 3, Storage: jetstream.MemoryStorage})
+	cluster.WaitCurrent("b")
+	waitForReplicas(t, cluster.Cluster)
+	cluster.lag(t, 300*time.Millisecond)
+	js := cluster.Server(cluster.outside).JetStream()
+	return openBucket(t, js), stockBucket(t, js)
+}
+
 func TestFault9AReplicatedGetRightAfterAnAcknowledgedPutIsStale(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	waitForReplicas(t, cluster)
-	kv := stockBucket(t, cluster.Server(cluster.Follower("b")).JetStream())
-	writeLoad(t, cluster.JetStream())
-	untilStock(t, 60, func(int) bool {
-		revision, err := kv.PutString(ctx, "stock", "v")
-		require.NoError(t, err)
-		e, err := kv.Get(ctx, "stock")
-		return errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && e.Revision() < revision
-	}, func(int) error {
+	b, kv := besideALaggingReplica(t)
+	untilStock(t, 15, staleGet(t, kv), func(int) error {
 		revision := mustPut(t, b, "ours", "v")
 		e, err := b.Entry(ctx, "ours")
 		if err == nil && e.Revision != revision {
@@ -130,11 +145,8 @@ func TestFault25ALosingCreateOnADeletedReplicatedKeyIsNoErrKeyExists(t *testing.
 func TestFault26PutDeleteCreateOfOneReplicatedClientGivesErrKeyExists(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	waitForReplicas(t, cluster)
-	kv := stockBucket(t, cluster.Server(cluster.Follower("b")).JetStream())
-	writeLoad(t, cluster.JetStream())
-	untilStock(t, 60, func(i int) bool {
+	b, kv := besideALaggingReplica(t)
+	untilStock(t, 15, func(i int) bool {
 		key := fmt.Sprint("stock", i)
 		_, err := kv.PutString(ctx, key, "v")
 		require.NoError(t, err)

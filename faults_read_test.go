@@ -274,7 +274,7 @@ func TestFault23ACutConnectionNeitherShortensAListingNorRepeatsRevisions(t *test
 		nc := proxy.Conn(nats.ReconnectWait(time.Millisecond)) // while the server still delivers
 		r := readingOn(t, server, nc, jetstream.KeyValueConfig{History: history, Storage: jetstream.MemoryStorage})
 		keys := r.fill(6000, "superseded")
-		r.again(keys...)
+		r.againTwice(keys)
 		for _, at := range []int{0, 3000, 5500, 5999} {
 			// Behind the message's subject in the protocol comes a space.
 			cut := proxy.CutOn(jskvtest.ToClient, r.Stream().Subject(keys[at])+" ")
@@ -287,7 +287,7 @@ func TestFault23ACutConnectionNeitherShortensAListingNorRepeatsRevisions(t *test
 			<-cut
 			require.Equal(t, len(keys), len(snapshot), "every key")
 			for i, e := range snapshot {
-				if e.Revision != uint64(len(keys)+1+i) || e.Key != keys[i] || e.Value != "again" {
+				if e.Revision != uint64(len(keys)+2*(i+1)) || e.Key != keys[i] || e.Value != "again" {
 					require.Failf(t, "not the newest revisions in order", "at %d: %+v", i, e)
 				}
 			}
@@ -296,6 +296,34 @@ func TestFault23ACutConnectionNeitherShortensAListingNorRepeatsRevisions(t *test
 		}
 		require.Eventually(t, func() bool { return r.nc.NumSubscriptions() == r.subs }, soon, tick)
 	})
+
+	t.Run("the stock client", func(t *testing.T) {
+		t.Parallel()
+		server := jskvtest.NewServer(t)
+		proxy := jskvtest.NewProxy(t, server.URL())
+		nc := proxy.Conn(nats.ReconnectWait(time.Millisecond))
+		r := readingOn(t, server, nc, jetstream.KeyValueConfig{History: 5, Storage: jetstream.MemoryStorage})
+		keys := r.fill(6000, "superseded")
+		r.againTwice(keys)
+		kv := r.stock(r.js)
+		requireStockShows(t, 12, func() bool {
+			cut := proxy.CutOn(jskvtest.ToClient, r.Stream().Subject(keys[3000])+" ")
+			listed, err := kv.Keys(testContext(t))
+			<-cut
+			return err == nil && len(listed) < len(keys)
+		})
+	})
+}
+
+// againTwice stores two new revisions of each of keys, one after the other: the first is among the
+// newest ones of the others, and superseded.
+func (r *reading) againTwice(keys []string) {
+	r.t.Helper()
+	var twice []string
+	for _, key := range keys {
+		twice = append(twice, key, key)
+	}
+	r.again(twice...)
 }
 
 // The stock client let a filter with a wildcard inside a token pass. The server takes such a

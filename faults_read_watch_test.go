@@ -156,6 +156,14 @@ func TestFault7AWatcherOfADeletedBucketEndsWithAnError(t *testing.T) {
 // in the gap (5 of 10).
 func TestFault8UpdatesOnlyNeitherReplaysNorLosesWhenItIsResetBeforeTheFirstEvent(t *testing.T) {
 	t.Parallel()
+	begin := func(t *testing.T) (*reading, *jskvtest.Proxy) {
+		t.Parallel()
+		server := jskvtest.NewServer(t)
+		proxy := jskvtest.NewProxy(t, server.URL())
+		r := readingOn(t, server, proxy.Conn(), jetstream.KeyValueConfig{History: 64})
+		r.fill(200, "before")
+		return r, proxy
+	}
 	resets := []struct {
 		reason string
 		reset  func(r *reading, proxy *jskvtest.Proxy)
@@ -168,11 +176,7 @@ func TestFault8UpdatesOnlyNeitherReplaysNorLosesWhenItIsResetBeforeTheFirstEvent
 	}
 	for _, test := range resets {
 		t.Run(test.reason, func(t *testing.T) {
-			t.Parallel()
-			server := jskvtest.NewServer(t)
-			proxy := jskvtest.NewProxy(t, server.URL())
-			r := readingOn(t, server, proxy.Conn(), jetstream.KeyValueConfig{History: 64})
-			r.fill(200, "before")
+			r, proxy := begin(t)
 			w, from := r.watch(jskv.UpdatesOnly()), r.watch(jskv.FromRevision(203))
 			test.reset(r, proxy)
 			r.again("gap", "gap", "gap") // while the watcher is away
@@ -184,6 +188,34 @@ func TestFault8UpdatesOnlyNeitherReplaysNorLosesWhenItIsResetBeforeTheFirstEvent
 			requireNothingNext(t, from)
 		})
 	}
+
+	// With its first event, which does not arrive, goes the connection.
+	lose := func(r *reading, proxy *jskvtest.Proxy) <-chan struct{} {
+		lost := proxy.CutOn(jskvtest.ToClient, r.Stream().Subject("gap")+" ")
+		r.again("gap")
+		return lost
+	}
+	t.Run("its first event is lost", func(t *testing.T) {
+		r, proxy := begin(t)
+		w := r.watch(jskv.UpdatesOnly())
+		lost := lose(r, proxy)
+		require.Equal(t, []string{"gap@201 again"}, brief(next(t, w)))
+		<-lost
+		r.again("after")
+		require.Equal(t, []string{"after@202 again"}, brief(next(t, w)))
+		requireNothingNext(t, w)
+	})
+	t.Run("the stock client, whose first event is lost", func(t *testing.T) {
+		r, proxy := begin(t)
+		stock, err := r.stock(r.js).WatchAll(testContext(t), jetstream.UpdatesOnly())
+		require.NoError(t, err)
+		defer func() { _ = stock.Stop() }()
+		<-lose(r, proxy)
+		r.again("after") // by which it notices
+		for i := range 200 {
+			require.Equal(t, uint64(i+1), (<-stock.Updates()).Revision(), "the stock client has been repaired")
+		}
+	})
 }
 
 // In the stock watcher's channel a nil meant that the initial values were done, and a closed

@@ -125,22 +125,24 @@ func elsewhere(t *testing.T, js jetstream.JetStream) {
 	require.NoError(t, err)
 }
 
-func TestWithTransactionsSetsOneSettingMore(t *testing.T) {
+func TestABucketsOptionsSetOneSettingMoreEach(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	js := jskvtest.NewServer(t).JetStream()
 	_, err := js.CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "b", History: 2})
 	require.NoError(t, err)
 	want := rawConfig(t, js, "KV_b")
-	require.NoError(t, jskv.DeleteBucket(ctx, js, "b"))
-	createBucket(t, js, jetstream.KeyValueConfig{History: 2}, jskv.WithTransactions())
-	got := rawConfig(t, js, "KV_b")
-	require.Equal(t, true, got["allow_atomic"])
-	delete(got, "allow_atomic")
 	// The server's note of what it takes to read the stream.
-	delete(got["metadata"].(map[string]any), "_nats.req.level")
 	delete(want["metadata"].(map[string]any), "_nats.req.level")
-	require.Equal(t, want, got)
+	for setting, option := range map[string]jskv.BucketOption{"allow_atomic": jskv.WithTransactions(), "allow_batched": jskv.WithFastIngest()} {
+		require.NoError(t, jskv.DeleteBucket(ctx, js, "b"))
+		createBucket(t, js, jetstream.KeyValueConfig{History: 2}, option)
+		got := rawConfig(t, js, "KV_b")
+		require.Equal(t, true, got[setting])
+		delete(got, setting)
+		delete(got["metadata"].(map[string]any), "_nats.req.level")
+		require.Equal(t, want, got)
+	}
 }
 
 // Everything that a bucket may be given, by whoever, must survive an update that states one
@@ -176,6 +178,7 @@ func TestCreateOrUpdateBucketChangesWhatIsStatedAndNothingElse(t *testing.T) {
 		},
 		{stated: "what it has", cfg: jetstream.KeyValueConfig{History: 10, TTL: time.Hour, Compression: true, Replicas: 1}},
 		{stated: "transactions, which it has", opts: []jskv.BucketOption{jskv.WithTransactions()}},
+		{stated: "fast ingest, which it has", opts: []jskv.BucketOption{jskv.WithFastIngest()}},
 	} {
 		t.Run(test.stated, func(t *testing.T) {
 			t.Parallel()
@@ -213,10 +216,11 @@ func TestCreateOrUpdateBucketAddsWhatWasNotThere(t *testing.T) {
 		Bucket: "b", History: 3, LimitMarkerTTL: time.Second, Compression: true, Metadata: map[string]string{"team": "red"},
 		Placement: &jetstream.Placement{Tags: []string{}},
 	}
-	updated, err := jskv.CreateOrUpdateBucket(ctx, js, cfg, jskv.String(), jskv.WithTransactions())
+	updated, err := jskv.CreateOrUpdateBucket(ctx, js, cfg, jskv.String(), jskv.WithTransactions(), jskv.WithFastIngest())
 	require.NoError(t, err)
 	got := rawConfig(t, js, "KV_b")
 	require.Equal(t, true, got["allow_atomic"])
+	require.Equal(t, true, got["allow_batched"])
 	require.Equal(t, true, got["allow_msg_ttl"])
 	require.Equal(t, "s2", got["compression"])
 	require.Equal(t, "red", got["metadata"].(map[string]any)["team"])
@@ -289,6 +293,55 @@ func TestCreateOrUpdateBucketMayRaceWithItself(t *testing.T) {
 			require.NoError(t, err)
 		}
 	}
+}
+
+// A cluster may leave the one who makes a bucket without an answer when another updates it at once.
+func TestCreateOrUpdateBucketMayRaceWithItselfInACluster(t *testing.T) {
+	t.Parallel()
+	cluster := jskvtest.NewCluster(t, 3)
+	var clients []jetstream.JetStream
+	for _, server := range cluster.Servers() {
+		clients = append(clients, server.JetStream())
+	}
+	for round := range 8 {
+		ctx := testContext(t)
+		errs := make([]error, 9)
+		var racers sync.WaitGroup
+		for i := range errs {
+			racers.Go(func() {
+				cfg := jetstream.KeyValueConfig{Bucket: fmt.Sprint("b", round), Storage: jetstream.MemoryStorage, Replicas: 3, History: uint8(i + 1)}
+				_, errs[i] = jskv.CreateOrUpdateBucket(ctx, clients[i%len(clients)], cfg, jskv.String())
+			})
+		}
+		racers.Wait()
+		for _, err := range errs {
+			require.NoError(t, err, "round %d", round)
+		}
+	}
+}
+
+// A history would cost it messages.
+func TestCreateOrUpdateBucketLeavesAStreamThatIsNoBucketAlone(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	js := jskvtest.NewServer(t).JetStream()
+	stream, err := js.CreateStream(ctx, jetstream.StreamConfig{Name: "KV_b", Subjects: []string{"events.>"}})
+	require.NoError(t, err)
+	for range 3 {
+		_, err := js.Publish(ctx, "events.login", nil)
+		require.NoError(t, err)
+	}
+	before := rawConfig(t, js, "KV_b")
+	for _, cfg := range []jetstream.KeyValueConfig{{History: 1}, {Description: "a bucket"}, {}} {
+		cfg.Bucket = "b"
+		_, err := jskv.CreateOrUpdateBucket(ctx, js, cfg, jskv.String())
+		requireIs(t, err, jetstream.ErrBadBucket)
+		requireNames(t, err, "update bucket b:")
+	}
+	require.Equal(t, before, rawConfig(t, js, "KV_b"))
+	info, err := stream.Info(ctx)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, info.State.Msgs)
 }
 
 func TestTheConfigurationIsNotWrittenTo(t *testing.T) {

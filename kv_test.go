@@ -124,6 +124,12 @@ func TestBucketConfigurationsThatAreRefused(t *testing.T) {
 		{"history ends at 64", jetstream.KeyValueConfig{History: 65}, []error{jskv.ErrInvalidOption, jetstream.ErrHistoryTooLarge}},
 		{"a marker lives a second at least", jetstream.KeyValueConfig{LimitMarkerTTL: 500 * time.Millisecond}, []error{jskv.ErrInvalidOption}},
 		{"a marker's life is not negative", jetstream.KeyValueConfig{LimitMarkerTTL: -time.Second}, []error{jskv.ErrInvalidOption}},
+		{"a source is something", jetstream.KeyValueConfig{Sources: []*jetstream.StreamSource{nil}}, []error{jskv.ErrInvalidOption}},
+		{"a source has a name", jetstream.KeyValueConfig{Sources: []*jetstream.StreamSource{{}}}, []error{jskv.ErrInvalidOption}},
+		{"a mirror has an origin", jetstream.KeyValueConfig{Mirror: &jetstream.StreamSource{}}, []error{jskv.ErrInvalidOption}},
+		{"an origin is in one place", jetstream.KeyValueConfig{Mirror: &jetstream.StreamSource{
+			Name: "origin", Domain: "hub", External: &jetstream.ExternalStream{APIPrefix: "$JS.leaf.API"},
+		}}, []error{jskv.ErrInvalidOption}},
 		{"the server refuses a negative age", jetstream.KeyValueConfig{TTL: -time.Second}, nil},
 		{"the server refuses negative replicas", jetstream.KeyValueConfig{Replicas: -1}, nil},
 		{"one server cannot replicate", jetstream.KeyValueConfig{Replicas: 3}, nil},
@@ -202,6 +208,20 @@ func TestOpenBucketWithTransactionsChangesNothing(t *testing.T) {
 	require.NoError(t, err, "transactions are offered, not demanded")
 }
 
+func TestOpenBucketWithFastIngestChangesNothing(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	js := jskvtest.NewServer(t).JetStream()
+	createBucket(t, js, jetstream.KeyValueConfig{Bucket: "plain"})
+	createBucket(t, js, jetstream.KeyValueConfig{Bucket: "fast"}, jskv.WithFastIngest())
+	_, err := jskv.OpenBucket(ctx, js, "plain", jskv.String(), jskv.WithFastIngest())
+	requireIs(t, err, jskv.ErrInvalidOption)
+	require.Contains(t, err.Error(), "WithFastIngest")
+	require.NotContains(t, rawConfig(t, js, "KV_plain"), "allow_batched")
+	_, err = jskv.OpenBucket(ctx, js, "fast", jskv.String(), jskv.WithFastIngest())
+	require.NoError(t, err)
+}
+
 func TestDeleteBucketTakesItsKeysAlong(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -236,6 +256,10 @@ func TestBucketNamesYieldsBucketsAndMirrorsAndNothingElse(t *testing.T) {
 	_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: "plain", Subjects: []string{"plain"}})
 	require.NoError(t, err)
 
+	for _, stream := range []string{"KV_", "KV_a$b"} {
+		_, err = js.CreateStream(ctx, jetstream.StreamConfig{Name: stream, Subjects: []string{stream}})
+		require.NoError(t, err)
+	}
 	seq := jskv.BucketNames(ctx, js)
 	names, err = jskv.Collect(seq)
 	require.NoError(t, err)

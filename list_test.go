@@ -359,3 +359,18 @@ func TestAListingThatCannotBeMadeIsOneError(t *testing.T) {
 		requireOnly(testContext(t), nats.ErrConnectionClosed)
 	})
 }
+
+// A key that is overwritten leaves the server's count of what is pending before it enters it again. In
+// between a pull was told "no messages", which is not the end; and one consumer in a thousand was made
+// with nothing pending, of which the listing was empty.
+func TestAListingOfOneKeyThatIsOverwrittenAllTheTimeHasIt(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{}).withoutDirect()
+	keys := r.fill(1, "v")
+	stop := r.overwrite(4, keys)
+	for range 600 {
+		require.Equal(t, keys, collect(t, r.Keys(testContext(t))))
+	}
+	stop()
+	r.requireNothingLeft()
+}

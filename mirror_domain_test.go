@@ -25,6 +25,9 @@ func hubAndLeaf(t *testing.T, options ...jskvtest.Option) (hub, leaf *jskvtest.S
 	var opts *server.Options
 	hub = jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
 		o.JetStreamDomain, o.LeafNode.Host, o.LeafNode.Port = "hub", "127.0.0.1", -1
+		if opts != nil { // it restarts, and the leaf knows where it was
+			o.LeafNode.Port = opts.LeafNode.Port
+		}
 		opts = o
 	}))
 	address := &url.URL{Scheme: "nats-leaf", Host: net.JoinHostPort("127.0.0.1", strconv.Itoa(opts.LeafNode.Port))}

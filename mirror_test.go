@@ -1,6 +1,7 @@
 package jskv_test
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -255,6 +256,28 @@ func TestAMirrorReadsOnWithoutItsOrigin(t *testing.T) {
 	}
 }
 
+// Its subjects are those of the first of all, which only the one between could tell.
+func TestAMirrorOfAMirrorThatWasDeletedIsReadOn(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	js := jskvtest.NewServer(t).JetStream()
+	first := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "first"})
+	mustPut(t, first, "k", "v")
+	createBucket(t, js, jetstream.KeyValueConfig{Bucket: "origin", Mirror: &jetstream.StreamSource{Name: "first"}})
+	mirrorOf(t, js, first, &jetstream.StreamSource{Name: "origin"})
+	require.NoError(t, jskv.DeleteBucket(ctx, js, "origin"))
+	b, err := jskv.OpenBucket(ctx, js, "mirror", jskv.String())
+	require.NoError(t, err)
+	value, err := b.Get(ctx, "k")
+	require.NoError(t, err)
+	require.Equal(t, "v", value)
+	keys, err := jskv.Collect(b.Keys(ctx))
+	require.NoError(t, err)
+	require.Equal(t, []string{"k"}, keys)
+	_, err = b.Put(ctx, "k", "w")
+	requireIs(t, err, jskv.ErrBucketNotFound)
+}
+
 // A mirror cannot have a LimitMarkerTTL and may have another history: what counts for a write is
 // its origin's.
 func TestTTLThroughAMirrorIsItsOrigins(t *testing.T) {
@@ -272,5 +295,117 @@ func TestTTLThroughAMirrorIsItsOrigins(t *testing.T) {
 	for _, b := range []*jskv.Bucket[string]{origin, mirror} {
 		e := expired(t, b, "k")
 		require.True(t, e.Expired(), "no older value comes back in %s: %+v", b.Name(), e)
+	}
+}
+
+// It never comes to what was written to the rest, and was waited for until the caller's time was over.
+func TestAMirrorOfAPartIsListedAndWatchedAfterAWriteToTheRest(t *testing.T) {
+	t.Parallel()
+	for part, source := range map[string]*jetstream.StreamSource{
+		"by a filter":      {Name: "KV_origin", FilterSubject: "$KV.origin.mine.>"},
+		"by its transform": {Name: "KV_origin", SubjectTransforms: []jetstream.SubjectTransformConfig{{Source: "$KV.origin.mine.>", Destination: "$KV.origin.mine.>"}}},
+	} {
+		t.Run(part, func(t *testing.T) {
+			t.Parallel()
+			js := jskvtest.NewServer(t).JetStream()
+			origin := createBucket(t, js, jetstream.KeyValueConfig{Bucket: "origin", History: 5})
+			mustPut(t, origin, "mine.0", "v")
+			mirror := mirrorOf(t, js, origin, source)
+			for i := range 10 {
+				mine := fmt.Sprint("mine.", i)
+				mustPut(t, mirror, mine, "v")
+				last := mustPut(t, mirror, fmt.Sprint("rest.", i), "v")
+				require.Contains(t, collect(t, mirror.Keys(testContext(t))), mine, "what the handle wrote")
+				w := watch(t, mirror, jskv.AllKeys)
+				require.Len(t, collect(t, w.Snapshot()), i+1)
+				w.Stop()
+				info, err := mirror.Stream().Info(testContext(t))
+				require.NoError(t, err)
+				require.Less(t, info.State.LastSeq, last)
+			}
+		})
+	}
+}
+
+// A mirror does not notice that its origin was deleted and made again, and answered for it with what the
+// other had had: the handle did not read what it had just written.
+func TestAMirrorOfADeletedBucketIsNotBelievedOfTheOneMadeAgain(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	old, server := newBucket(t, inMemory)
+	js := server.JetStream()
+	for range 20 {
+		mustPut(t, old, "k", "old")
+	}
+	answeringMirror(t, js, "m", jetstream.StreamSource{})
+	eventually(t, func() bool {
+		mirror, err := js.Stream(testContext(t), "KV_m")
+		return err == nil && mirror.CachedInfo().State.LastSeq == 20
+	}, "the mirror has it all")
+	require.NoError(t, js.DeleteStream(ctx, "KV_b"))
+	b := createBucket(t, js, inMemory)
+	for range 10 {
+		b := openBucket(t, js)
+		_, err := b.Entry(ctx, "k", jskv.AtRevision(20))
+		requireIs(t, err, jskv.ErrKeyNotFound)
+		revision := mustPut(t, b, "k", "new")
+		for range 10 {
+			e, err := b.Entry(ctx, "k")
+			require.NoError(t, err)
+			require.Equal(t, revision, e.Revision)
+			require.Equal(t, revision, getMany(t, b, "k", "missing")["k"].Revision)
+		}
+	}
+	entries, err := jskv.Collect(b.Entries(ctx))
+	require.NoError(t, err)
+	require.Len(t, entries, 1)
+	require.Equal(t, "new", entries[0].Value)
+}
+
+// Where only a mirror answers, here because direct gets are switched off (or it is the nearer one), reads
+// waited until their end for a mirror of a part to come to what it has no part of, and no transaction
+// that the whole bucket guards was committed.
+func TestWhatOnlyAMirrorOfAPartAnswersIsReadFromTheStreamInTheEnd(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	writer, server := newBucket(t, inMemory, jskv.WithTransactions())
+	commit(t, writer.NewBatch().Put("right.a", "v").Put("right.b", "v"))
+	js := server.JetStream()
+	answeringMirror(t, js, "m", jetstream.StreamSource{FilterSubject: "$KV.b.right.>"})
+	before := openBucket(t, js)
+	setConfig(t, js, "KV_b", map[string]any{"allow_direct": false})
+	for name, b := range map[string]*jskv.Bucket[string]{"opened before": before, "opened since": openBucket(t, js)} {
+		mustPut(t, b, "left", "v")
+		_, err := b.Entry(ctx, "right.a")
+		require.NoError(t, err, name)
+		require.Len(t, getMany(t, b, "right.a", "right.b", "left", "missing"), 3, name)
+		transact(t, openBucket(t, js), func(tx *jskv.Tx[string]) error {
+			got, err := tx.GetMany("right.a", "right.b")
+			require.Len(t, got, 2)
+			tx.Put("sum", "v")
+			return err
+		})
+	}
+}
+
+// The first that such a handle heard of its origin it took for another bucket of the name, which knows nothing of
+// what was to be waited for.
+func TestTheFirstReadThroughAMirrorWaitsForWhatItIsToHaveSeen(t *testing.T) {
+	t.Parallel()
+	origin, server := newBucket(t, inMemory)
+	last := mustPut(t, origin, "k", "old")
+	js := server.JetStream()
+	mirrorOf(t, js, origin, &jetstream.StreamSource{Name: "KV_b"})
+	for name, options := range map[string][]jskv.ReadOption{
+		"from whoever has it": {jskv.AtLeast(last + 1)},
+		"from the leader":     {jskv.AtLeast(last + 1), jskv.FromLeader()},
+		"one revision":        {jskv.AtLeast(last + 1), jskv.AtRevision(last)},
+	} {
+		mirror, err := jskv.OpenBucket(testContext(t), js, "mirror", jskv.String())
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		_, err = mirror.Entry(ctx, "k", options...)
+		require.ErrorIs(t, err, context.DeadlineExceeded, name)
 	}
 }

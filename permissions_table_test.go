@@ -3,7 +3,6 @@ package jskv_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -29,6 +28,7 @@ type allowance struct {
 type guest struct {
 	js     jetstream.JetStream
 	bucket string
+	origin string // that the bucket mirrors, if it does
 	b      *jskv.Bucket[string]
 
 	// The same of somebody who may do everything.
@@ -49,6 +49,13 @@ const (
 	anyKey         = "$KV.b.>"
 )
 
+// Cases that are named twice.
+const (
+	severalAtATime = "by several goroutines at the same time"
+	withFeatures   = "with LimitMarkerTTL, `WithTransactions` or `WithFastIngest`"
+	lastIsGone     = "there is none of the keys, and the one that was written last is gone"
+)
+
 var (
 	inbox    = []string{"_INBOX.>"}
 	tidy     = []string{consumerDelete}
@@ -66,22 +73,24 @@ var oneServer = []allowance{
 		}
 		return g.create(ctx)
 	}},
-	{"`CreateBucket`", "with LimitMarkerTTL or `WithTransactions`", []string{"$JS.API.INFO", streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
+	{"`CreateBucket`", withFeatures, []string{"$JS.API.INFO", streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
 		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
 			return err
 		}
-		return g.create(ctx, jskv.WithTransactions())
+		return g.create(ctx, jskv.WithTransactions(), jskv.WithFastIngest())
 	}},
 	{"`CreateOrUpdateBucket`", "there is none", []string{streamInfo, streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
 		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
 			return err
 		}
 		return untilRemoved(ctx, func() error {
-			return second(jskv.CreateOrUpdateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket}, jskv.String()))
+			return second(jskv.CreateOrUpdateBucket(ctx, g.js, g.config(), jskv.String()))
 		})
 	}},
 	{"`CreateOrUpdateBucket`", "there is one", []string{streamInfo, streamUpdate}, nil, inbox, func(ctx context.Context, g *guest) error {
-		return second(jskv.CreateOrUpdateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket, History: 7, Storage: jetstream.MemoryStorage}, jskv.String()))
+		cfg := g.config()
+		cfg.History = 7
+		return second(jskv.CreateOrUpdateBucket(ctx, g.js, cfg, jskv.String()))
 	}},
 	{"`DeleteBucket`", "", []string{"$JS.API.STREAM.DELETE.KV_b"}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return jskv.DeleteBucket(ctx, g.js, g.bucket)
@@ -101,6 +110,7 @@ var oneServer = []allowance{
 	{"`Get`, `Entry`", "there is no such key", []string{directKey, storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return missing(second(g.b.Entry(ctx, "missing")))
 	}},
+	{"`Get`, `Entry`", severalAtATime, []string{directKey}, []string{directMany}, inbox, getInCrowd},
 	{"`Get`, `Entry` with `AtRevision`", "", []string{directMany}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return second(g.b.Get(ctx, "k", jskv.AtRevision(2)))
 	}},
@@ -116,7 +126,8 @@ var oneServer = []allowance{
 	{"`Get`, `Entry` with `FromLeader`", "", []string{storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return second(g.b.Get(ctx, "k", jskv.FromLeader()))
 	}},
-	{"`Put`, `Update`, `Delete`, `Purge`", "", []string{anyKey}, nil, inbox, writeAll},
+	{"`Put`, `Update`, `Delete`, `Purge`", "", []string{anyKey}, nil, inbox, writeAll()},
+	{"`Put`, `Update`, `Delete`, `Purge`", "with `TTL`", []string{anyKey}, nil, inbox, writeAll(jskv.TTL(time.Hour))},
 	{"`Create`", "", []string{anyKey}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return second(g.b.Create(ctx, "new", "v"))
 	}},
@@ -161,78 +172,61 @@ var oneServer = []allowance{
 		defer c.Close()
 		return c.Wait(ctx, 1)
 	}},
-	{"`Cache.Wait`", "for a revision of a key that is not in the cache", toFollow, append([]string{storedMessage}, tidy...), inbox, func(ctx context.Context, g *guest) error {
-		c, err := g.b.Cache(ctx, "k")
-		if err != nil {
-			return err
-		}
-		defer c.Close()
-		revision, err := g.admin.Put(ctx, "other", "v")
-		if err != nil {
-			return err
-		}
-		return c.Wait(ctx, revision)
-	}},
+	{"`Cache.Wait`", "for a revision of a key that is not in the cache", toFollow, append([]string{storedMessage}, tidy...), inbox, waitForOther},
 	{"`GetMany`", "", []string{directMany}, nil, inbox, readMany("k", "missing")},
 	{"`GetMany`", "there is none of the keys", []string{directMany, streamInfo, storedMessage}, nil, inbox, readMany("missing")},
-	{"`GetMany`", "there is none of the keys, and the one that was written last is gone", []string{directMany, streamInfo, storedMessage, consumerCreate}, []string{consumerNext, consumerDelete}, inbox, func(ctx context.Context, g *guest) error {
-		if _, err := g.admin.Delete(ctx, "k"); err != nil {
-			return err
-		}
-		if _, err := g.admin.PurgeDeletes(ctx, 0); err != nil {
-			return err
-		}
-		return second(g.b.GetMany(ctx, "missing"))
-	}},
+	{"`GetMany`", lastIsGone, []string{directMany, streamInfo, storedMessage, consumerCreate}, []string{consumerNext, consumerDelete}, inbox, getManyLastIsGone},
 	{"`PutMany`", "", []string{anyKey}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return second(g.b.PutMany(ctx, func(yield func(string, string) bool) { _ = yield("a", "v") && yield("b", "v") }))
 	}},
 	{"`Batch.Commit`", "", []string{anyKey}, nil, inbox, commitBatch},
-	{"`Batch.Commit`", "a condition fails, or `Create` finds a marker", []string{anyKey, storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
-		return second(g.b.NewBatch().Create("deleted", "v").Put("b", "v").Commit(ctx))
-	}},
-	{"`Batch.Commit`", "more keys are required than written", []string{anyKey, streamInfo, directMany}, nil, inbox, func(ctx context.Context, g *guest) error {
-		revision, err := g.b.Put(ctx, "other", "v")
-		if err != nil {
-			return err
-		}
-		return second(g.b.NewBatch().Put("a", "v").Require("k", 2).Require("other", revision).Commit(ctx))
-	}},
+	{"`Batch.Commit`", "a condition fails, or `Create` finds a marker, or is of a key that is required too", []string{anyKey, storedMessage}, nil, inbox, commitOverMarker},
+	{"`Batch.Commit`", "more keys are required than written", []string{anyKey, streamInfo, directMany}, nil, inbox, commitGuarded},
 	{"`Transact`", "", []string{directMany, anyKey}, nil, inbox, readAndWrite("k")},
 	{"`Transact`", "there is none of the keys that it reads", []string{directMany, streamInfo, storedMessage, anyKey}, nil, inbox, readAndWrite("missing")},
 }
 
-// inACluster are the verbs that need more on a bucket of a cluster, whether it has replicas or not:
-// who answers must have seen what the handle knows.
+// inACluster are the verbs that need something else on a bucket of a cluster: who answers must have
+// seen what the handle knows.
 var inACluster = []allowance{
 	{"`Get`, `Entry`", "also after a write or read by the same handle", []string{directKey, directMany}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return errors.Join(second(g.b.Get(ctx, "k")), second(g.b.Get(ctx, "k")))
 	}},
+	{"`Get`, `Entry`", severalAtATime, []string{directKey, directMany}, nil, inbox, getInCrowd},
 	{"`Get`, `Entry`", "there is no such key", []string{directKey, directMany, streamInfo, storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return missing(second(g.b.Entry(ctx, "missing")))
 	}},
-	{"`Get`, `Entry` with `FromLeader`", "", []string{storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
-		return second(g.b.Get(ctx, "k", jskv.FromLeader()))
+	{"`Get`, `Entry` with `AtLeast`", "", []string{directMany}, nil, inbox, func(ctx context.Context, g *guest) error {
+		return second(g.b.Get(ctx, "k", jskv.AtLeast(3)))
 	}},
-	{"`Put`, `Update`, `Delete`, `Purge`", "", []string{anyKey}, nil, inbox, writeAll},
+	{"`Get`, `Entry` with `AtLeast`", "there is no such key", []string{directMany, streamInfo, storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
+		return missing(second(g.b.Get(ctx, "missing", jskv.AtLeast(3))))
+	}},
+	{"`Get`, `Entry` with `FromLeader`", "of a key that is older than what the handle wrote or read", []string{streamInfo, storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
+		if err := second(g.admin.Put(ctx, "newer", "v")); err != nil {
+			return err
+		}
+		return errors.Join(second(g.b.Get(ctx, "newer", jskv.FromLeader())), second(g.b.Get(ctx, "k", jskv.FromLeader())))
+	}},
 	{"`Update`, `IfRevision`", "that fail", []string{anyKey, streamInfo, storedMessage}, nil, inbox, failToUpdate},
 	{"`Create`", "there is a value or a marker", []string{anyKey, streamInfo, storedMessage}, nil, inbox, createOverMarker},
-	{"`Modify`", "there is no such key", []string{directKey, directMany, streamInfo, storedMessage, anyKey}, nil, inbox, modify("missing")},
-	{"`Modify`", "", []string{directKey, directMany, anyKey}, nil, inbox, func(ctx context.Context, g *guest) error {
+	{"`Modify`", "also after a write or read by the same handle", []string{directKey, directMany, anyKey}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return errors.Join(modify("k")(ctx, g), modify("k")(ctx, g))
 	}},
-	{"`Keys`, `Entries`", "up to 1024 keys and 256 KB", []string{streamInfo, directMany}, nil, inbox, listSome},
-	{"`Keys`, `Entries`", "more, or no key at all", append([]string{directMany}, toFollow...), tidy, inbox, listAll},
-	{"`Transact`", "", []string{directMany, anyKey}, nil, inbox, readAndWrite("k")},
+	{"`Modify`", "there is no such key", []string{directKey, directMany, streamInfo, storedMessage, anyKey}, nil, inbox, modify("missing")},
+	{"`Batch.Commit`", "a condition fails, or `Create` finds a marker, or is of a key that is required too", []string{anyKey, streamInfo, storedMessage}, nil, inbox, commitOverMarker},
 }
 
-// onAMirror are the verbs on bucket "m", which mirrors "b".
+// onReplicas are those that need something else again on a bucket with replicas.
+var onReplicas = []allowance{
+	{"`Keys`, `Entries`", "up to 1024 keys and 256 KB", []string{streamInfo, directMany}, nil, inbox, listSome},
+	{"`GetMany`", lastIsGone, []string{directMany, streamInfo, storedMessage, consumerCreate, consumerNext}, tidy, inbox, getManyLastIsGone},
+}
+
+// onAMirror are the verbs that need something else on bucket "m", which mirrors "b".
 var onAMirror = []allowance{
 	{"`OpenBucket`", "", []string{mirrored(streamInfo)}, []string{streamInfo}, inbox, func(ctx context.Context, g *guest) error {
 		return second(jskv.OpenBucket(ctx, g.js, g.bucket, jskv.String()))
-	}},
-	{"`Get`, `Entry`", "", []string{mirrored(directKey)}, nil, inbox, func(ctx context.Context, g *guest) error {
-		return second(g.b.Get(ctx, "k"))
 	}},
 	{"`Get`, `Entry`", "there is no such key", []string{mirrored(directKey)}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return missing(second(g.b.Get(ctx, "missing")))
@@ -243,23 +237,52 @@ var onAMirror = []allowance{
 		}
 		return second(g.b.Get(ctx, "k"))
 	}},
+	{"`Get`, `Entry` with `AtRevision`", "that revision is gone", []string{mirrored(directMany), storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
+		return missing(second(g.b.Get(ctx, "k", jskv.AtRevision(99))))
+	}},
+	{"`Get`, `Entry` with `AtLeast`", "", []string{mirrored(directMany)}, nil, inbox, func(ctx context.Context, g *guest) error {
+		return second(g.b.Get(ctx, "k", jskv.AtLeast(3)))
+	}},
+	{"`Get`, `Entry` with `AtLeast`", "there is no such key", []string{mirrored(directMany), mirrored(streamInfo)}, nil, inbox, func(ctx context.Context, g *guest) error {
+		return missing(second(g.b.Get(ctx, "missing", jskv.AtLeast(3))))
+	}},
 	{"`Get`, `Entry` with `FromLeader`", "", []string{storedMessage}, nil, inbox, func(ctx context.Context, g *guest) error {
 		return second(g.b.Get(ctx, "k", jskv.FromLeader()))
 	}},
-	{"`Put`, `Update`, `Delete`, `Purge`", "", []string{anyKey}, nil, inbox, func(ctx context.Context, g *guest) error {
-		return second(g.b.Put(ctx, "k", "v"))
-	}},
-	{"`Put`, `Update`, `Delete`, `Purge`", "with `TTL`", []string{anyKey, streamInfo}, nil, inbox, writeAll},
+	{"`Put`, `Update`, `Delete`, `Purge`", "with `TTL`", []string{anyKey, streamInfo}, nil, inbox, writeAll(jskv.TTL(time.Hour))},
 	{"`Update`, `IfRevision`", "that fail", []string{anyKey, streamInfo, storedMessage}, nil, inbox, failToUpdate},
 	{"`Create`", "there is a value or a marker", []string{anyKey, streamInfo, storedMessage}, nil, inbox, createOverMarker},
-	{"`Modify`", "", []string{mirrored(directKey), anyKey}, nil, inbox, modify("k")},
-	{"`GetMany`", "", []string{mirrored(directMany)}, nil, inbox, readMany("k", "missing")},
-	{"`Batch.Commit`", "", []string{anyKey, streamInfo}, nil, inbox, commitBatch},
-	{"`Transact`", "", []string{mirrored(directMany), anyKey, streamInfo}, nil, inbox, readAndWrite("k")},
-	{"`Keys`, `Entries`", "up to 1024 keys and 256 KB", []string{mirrored(streamInfo), mirrored(directMany)}, nil, inbox, listSome},
-	{"`Keys`, `Entries`", "more, or no key at all", append([]string{mirrored(directMany)}, mirroredAll(toFollow)...), mirroredAll(tidy), inbox, listAll},
-	{"`Watch`", "", mirroredAll(toFollow), mirroredAll(tidy), inbox, watchAll},
+	{"`Modify`", "there is no such key", []string{mirrored(directKey), anyKey}, nil, inbox, modify("missing")},
 	{"`PurgeDeletes`", "", append(mirroredAll(toFollow), "$JS.API.STREAM.PURGE.KV_b", "$JS.API.STREAM.PURGE.KV_m"), mirroredAll(tidy), inbox, purgeDeletes},
+	{"`Keys`, `Entries`", "up to 1024 keys and 256 KB", []string{mirrored(streamInfo), mirrored(directMany)}, nil, inbox, listSome},
+	{"`Cache.Wait`", "for a revision of a key that is not in the cache", mirroredAll(toFollow), append([]string{storedMessage}, mirroredAll(tidy)...), inbox, waitForOther},
+	{"`GetMany`", "there is none of the keys", []string{mirrored(directMany), mirrored(streamInfo)}, nil, inbox, readMany("missing")},
+	{"`GetMany`", lastIsGone, []string{mirrored(directMany), mirrored(streamInfo)}, nil, inbox, getManyLastIsGone},
+	{"`Batch.Commit`", "", []string{anyKey, streamInfo}, nil, inbox, commitBatch},
+	{"`Batch.Commit`", "a condition fails, or `Create` finds a marker, or is of a key that is required too", []string{anyKey, streamInfo, storedMessage}, nil, inbox, commitOverMarker},
+	{"`Batch.Commit`", "more keys are required than written", []string{anyKey, streamInfo, storedMessage}, nil, inbox, commitGuarded},
+	{"`Transact`", "", []string{mirrored(directMany), anyKey, streamInfo}, nil, inbox, readAndWrite("k")},
+	{"`Transact`", "there is none of the keys that it reads", []string{mirrored(directMany), mirrored(streamInfo), anyKey, streamInfo}, nil, inbox, readAndWrite("missing")},
+}
+
+// notOnAMirror tells what a mirror cannot be made with: the server refuses.
+func (a allowance) notOnAMirror() bool { return a.when == withFeatures }
+
+// heldTo is what a place is held to: its own rows, and those of one server that it has no other
+// word for, by their subjects there.
+func heldTo(own []allowance, there func([]string) []string) []allowance {
+	rows := slices.Clone(own)
+	for _, row := range oneServer {
+		if !slices.ContainsFunc(own, row.sameCase) {
+			row.publish, row.better = there(row.publish), there(row.better)
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+func (a allowance) sameCase(other allowance) bool {
+	return a.verb == other.verb && a.when == other.when
 }
 
 // mirrored is a subject of the API for the mirror.
@@ -271,117 +294,4 @@ func mirroredAll(subjects []string) []string {
 		all[i] = mirrored(subject)
 	}
 	return all
-}
-
-// missing is nil for the error that says so.
-func missing(err error) error {
-	if errors.Is(err, jskv.ErrKeyNotFound) {
-		return nil
-	}
-	if err == nil {
-		return errors.New("there is such a key")
-	}
-	return err
-}
-
-func writeAll(ctx context.Context, g *guest) error {
-	revision, err := g.b.Put(ctx, "k", "v", jskv.TTL(time.Hour))
-	if err == nil {
-		revision, err = g.b.Update(ctx, "k", "v", revision)
-	}
-	if err == nil {
-		_, err = g.b.Delete(ctx, "k", jskv.IfRevision(revision))
-	}
-	if err == nil {
-		_, err = g.b.Purge(ctx, "k")
-	}
-	return err
-}
-
-func purgeDeletes(ctx context.Context, g *guest) error {
-	n, err := g.b.PurgeDeletes(ctx, 0)
-	if err == nil && n != 1 {
-		err = fmt.Errorf("%d markers were purged", n)
-	}
-	return err
-}
-
-func listSome(ctx context.Context, g *guest) error {
-	return errors.Join(last(g.b.Keys(ctx, "k")), last(g.b.Entries(ctx, "k")))
-}
-
-func listAll(ctx context.Context, g *guest) error {
-	return errors.Join(last(g.b.Keys(ctx)), last(g.b.Entries(ctx)))
-}
-
-func watchAll(ctx context.Context, g *guest) error {
-	w, err := g.b.Watch(ctx, jskv.AllKeys)
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	return last(w.Snapshot())
-}
-
-func failToUpdate(ctx context.Context, g *guest) error {
-	_, err := g.b.Put(ctx, "k", "v")
-	if err != nil {
-		return err
-	}
-	_, err = g.b.Update(ctx, "k", "v", 99)
-	if errors.Is(err, jskv.ErrRevisionMismatch) {
-		return nil
-	}
-	return err
-}
-
-func createOverMarker(ctx context.Context, g *guest) error {
-	_, err := g.b.Create(ctx, "deleted", "v")
-	return err
-}
-
-func commitBatch(ctx context.Context, g *guest) error {
-	return second(g.b.NewBatch().Put("a", "v").Put("b", "v").Require("k", 2).Commit(ctx))
-}
-
-func readMany(keys ...string) func(context.Context, *guest) error {
-	return func(ctx context.Context, g *guest) error { return second(g.b.GetMany(ctx, keys...)) }
-}
-
-func modify(key string) func(context.Context, *guest) error {
-	return func(ctx context.Context, g *guest) error {
-		return second(g.b.Modify(ctx, key, func(jskv.Entry[string], bool) (string, error) { return "v", nil }))
-	}
-}
-
-func readAndWrite(key string) func(context.Context, *guest) error {
-	return func(ctx context.Context, g *guest) error {
-		return second(g.b.Transact(ctx, func(tx *jskv.Tx[string]) error {
-			if _, err := tx.Get(key); err != nil && !errors.Is(err, jskv.ErrKeyNotFound) {
-				return err
-			}
-			tx.Put("a", "v")
-			tx.Put("b", "v")
-			return nil
-		}))
-	}
-}
-
-// create makes the bucket that was just deleted.
-func (g *guest) create(ctx context.Context, opts ...jskv.BucketOption) error {
-	return untilRemoved(ctx, func() error {
-		return second(jskv.CreateBucket(ctx, g.js, jetstream.KeyValueConfig{Bucket: g.bucket}, jskv.String(), opts...))
-	})
-}
-
-// untilRemoved makes a bucket, of which the server may still be removing the files of the one before
-// (10049).
-func untilRemoved(ctx context.Context, make func() error) error {
-	const storeFailed = 10049
-	for {
-		err := make()
-		if apiErr, ok := errors.AsType[*jetstream.APIError](err); !ok || apiErr.ErrorCode != storeFailed || !wait(ctx, tick) {
-			return err
-		}
-	}
 }

@@ -3,7 +3,6 @@ package jskv_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -128,7 +127,7 @@ func (s *site) turning(t testing.TB, connect func(...nats.Option) *nats.Conn, nu
 		}
 		return "admin", "x"
 	}))
-	js, err := jetstream.NewWithAPIPrefix(nc, s.bucketAPI, jetstream.WithDefaultTimeout(3*time.Second))
+	js, err := jetstream.NewWithAPIPrefix(nc, s.bucketAPI, jetstream.WithDefaultTimeout(8*time.Second))
 	require.NoError(t, err)
 	return js, func() {
 		narrow.Store(true)
@@ -141,11 +140,15 @@ func (s *site) turning(t testing.TB, connect func(...nats.Option) *nats.Conn, nu
 // return against what was allowed.
 func (s *site) try(t *testing.T, connect func(...nats.Option) *nats.Conn, prepare func(js jetstream.JetStream, number int) *guest) {
 	t.Helper()
-	guests := make([]*guest, len(s.trials))
+	guests, turns := make([]*guest, len(s.trials)), make([]func(), len(s.trials))
 	for i := range s.trials {
-		js, turn := s.turning(t, connect, i)
+		var js jetstream.JetStream
+		js, turns[i] = s.turning(t, connect, i)
 		guests[i] = prepare(js, i)
-		turn()
+	}
+	for i, g := range guests {
+		g.requireReady(t)
+		turns[i]()
 	}
 	const atOnce = 32 // that a slow machine still answers in time
 	errs, slots := make([]error, len(s.trials)), make(chan struct{}, atOnce)
@@ -208,18 +211,23 @@ func prepare(t testing.TB, admin, js jetstream.JetStream, number, replicas int) 
 func prepareMirror(t testing.TB, admin, js jetstream.JetStream, number int) *guest {
 	t.Helper()
 	g := prepare(t, admin, js, number, 1)
-	origin := g.bucket
-	g.bucket = fmt.Sprint("m", number)
-	cfg := jetstream.KeyValueConfig{Bucket: g.bucket, History: 5, Storage: jetstream.MemoryStorage, Mirror: &jetstream.StreamSource{Name: origin}}
-	mirror := createBucket(t, admin, cfg)
-	eventually(t, func() bool {
-		info, err := mirror.Stream().Info(testContext(t))
-		return err == nil && info.State.LastSeq == 4
-	}, "the mirror catches up")
+	g.origin, g.bucket = g.bucket, fmt.Sprint("m", number)
+	cfg := g.config()
+	cfg.History = 5
+	createBucket(t, admin, cfg)
 	var err error
 	g.b, err = jskv.OpenBucket(testContext(t), js, g.bucket, jskv.String())
 	require.NoError(t, err)
 	return g
+}
+
+// requireReady waits until a mirror has what its origin has.
+func (g *guest) requireReady(t testing.TB) {
+	t.Helper()
+	eventually(t, func() bool {
+		info, err := g.b.Stream().Info(testContext(t))
+		return err == nil && info.State.LastSeq == 4
+	}, "the mirror catches up")
 }
 
 // The least permissions of each verb suffice, and of those none can be left out without the error
@@ -241,18 +249,20 @@ func TestTheLeastPermissionsOfEveryVerb(t *testing.T) {
 		admin := srv.JetStream(as("admin"))
 		s.try(t, srv.Conn, func(js jetstream.JetStream, number int) *guest { return prepare(t, admin, js, number, 1) })
 	})
-	t.Run("in a cluster", func(t *testing.T) {
-		t.Parallel()
-		s := newSite(inACluster, usualAPI, usualAPI, usualInbox)
-		cluster := jskvtest.NewCluster(t, 3, s.users())
-		admin := cluster.JetStream(as("admin"))
-		s.try(t, cluster.Conn, func(js jetstream.JetStream, number int) *guest {
-			return prepare(t, admin, js, number, 3)
+	for replicas, own := range map[int][]allowance{1: inACluster, 3: slices.Concat(inACluster, onReplicas)} {
+		t.Run(fmt.Sprintf("in a cluster, replicas: %d", replicas), func(t *testing.T) {
+			t.Parallel()
+			s := newSite(heldTo(own, slices.Clone[[]string]), usualAPI, usualAPI, usualInbox)
+			cluster := jskvtest.NewCluster(t, 3, s.users())
+			admin := cluster.JetStream(as("admin"))
+			s.try(t, cluster.Conn, func(js jetstream.JetStream, number int) *guest {
+				return prepare(t, admin, js, number, replicas)
+			})
 		})
-	})
+	}
 	t.Run("on a mirror", func(t *testing.T) {
 		t.Parallel()
-		s := newSite(onAMirror, usualAPI, usualAPI, usualInbox)
+		s := newSite(slices.DeleteFunc(heldTo(onAMirror, mirroredAll), allowance.notOnAMirror), usualAPI, usualAPI, usualInbox)
 		srv := jskvtest.NewServer(t, s.users())
 		admin := srv.JetStream(as("admin"))
 		s.try(t, srv.Conn, func(js jetstream.JetStream, number int) *guest {
@@ -265,108 +275,6 @@ func TestTheLeastPermissionsOfEveryVerb(t *testing.T) {
 		hub, leaf := hubAndLeaf(t, s.users())
 		admin := hub.JetStream()
 		s.try(t, leaf.Conn, func(js jetstream.JetStream, number int) *guest { return prepare(t, admin, js, number, 1) })
-	})
-}
-
-// markdown is a table of docs/permissions.md.
-func markdown(rows []allowance) string {
-	cell := func(subjects []string) string {
-		if len(subjects) == 0 {
-			return ""
-		}
-		return "`" + strings.Join(subjects, "` `") + "`"
-	}
-	var table strings.Builder
-	table.WriteString("| verb | when | publish | publish, better | subscribe |\n|---|---|---|---|---|\n")
-	for _, row := range rows {
-		fmt.Fprintf(&table, "| %s | %s | %s | %s | %s |\n", row.verb, row.when, cell(row.publish), cell(row.better), cell(row.subscribe))
-	}
-	return table.String()
-}
-
-func TestThePermissionsThatAreDocumentedAreThoseThatAreTried(t *testing.T) {
-	t.Parallel()
-	text := readFile(t, "docs/permissions.md")
-	rows := 0
-	for _, table := range [][]allowance{oneServer, inACluster, onAMirror} {
-		require.True(t, strings.Contains(text, markdown(table)), "docs/permissions.md lacks this table:\n%s", markdown(table))
-		rows += len(table) + 2
-	}
-	require.Equal(t, rows, strings.Count(text, "\n|"), "there is no other table")
-}
-
-func readFile(t testing.TB, name string) string {
-	t.Helper()
-	text, err := os.ReadFile(name)
-	require.NoError(t, err)
-	return string(text)
-}
-
-// The users of the configuration that is documented may do what is said there, and nothing else.
-func TestTheUsersThatAreDocumented(t *testing.T) {
-	t.Parallel()
-	srv := jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) {
-		if err := o.ProcessConfigString(block(t, readFile(t, "docs/permissions.md"), "conf")); err != nil {
-			t.Error(err)
-		}
-	}))
-	user := func(name string) jetstream.JetStream {
-		return hasty(t, srv.Conn(nats.UserInfo(name, name), quiet), time.Second)
-	}
-	owner := createBucket(t, user("owner"), jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Second}, jskv.WithTransactions())
-	mustPut(t, owner, "k", "v")
-	mustPut(t, owner, "sue.color", "blue")
-
-	t.Run("the owner and the writer may use every verb", func(t *testing.T) {
-		for _, name := range []string{"owner", "writer"} {
-			b := openBucket(t, user(name))
-			for _, v := range verbs {
-				require.NotErrorIs(t, v.call(testContext(t), b), jskv.ErrPermission, "%s of %s", v.name, name)
-			}
-		}
-		require.ErrorIs(t, jskv.DeleteBucket(context.Background(), user("writer"), "b"), jskv.ErrPermission)
-	})
-	mustPut(t, owner, "k", "v")
-	_, err := owner.Delete(testContext(t), "deleted")
-	require.NoError(t, err)
-	t.Run("the reader may read", func(t *testing.T) {
-		b := openBucket(t, user("reader"))
-		together(t, func(v verb) error { return v.call(context.Background(), b) }, func(t *testing.T, v verb, err error) {
-			if v.writes || v.name == "Modify" || v.name == "PurgeDeletes" {
-				requireIs(t, err, jskv.ErrPermission)
-				return
-			}
-			require.NotErrorIs(t, err, jskv.ErrPermission)
-		})
-	})
-	t.Run("sue may use her keys", func(t *testing.T) {
-		ctx := context.Background()
-		b := openBucket(t, user("sue"))
-		_, err := b.Put(ctx, "sue.color", "green")
-		require.NoError(t, err)
-		value, err := b.Get(ctx, "sue.color")
-		require.NoError(t, err)
-		require.Equal(t, "green", value)
-		require.Equal(t, "Put blue, Put green", history(t, b, "sue.color"))
-		w, err := b.Watch(ctx, "sue.>")
-		require.NoError(t, err)
-		require.NoError(t, last(w.Snapshot()))
-		w.Stop()
-
-		_, err = b.Put(ctx, "joe.color", "red")
-		requireIs(t, err, jskv.ErrPermission)
-		_, err = b.Get(ctx, "k")
-		requireIs(t, err, jskv.ErrPermission)
-		_, err = b.Get(ctx, "k", jskv.FromLeader())
-		requireIs(t, err, jskv.ErrPermission)
-		requireIs(t, last(b.History(ctx, "k")), jskv.ErrPermission)
-		requireIs(t, last(b.Keys(ctx)), jskv.ErrPermission)
-		for _, filters := range [][]jskv.WatchOption{nil, {jskv.AndFilter("sue.>")}} {
-			_, err = b.Watch(ctx, "k", filters...)
-			requireIs(t, err, jskv.ErrPermission)
-		}
-		_, err = b.Stream().Messages(ctx)
-		requireIs(t, err, jskv.ErrPermission)
 	})
 }
 

@@ -76,7 +76,7 @@ func TestPurgeDeletesLeavesYoungMarkers(t *testing.T) {
 
 	_, err = b.PurgeDeletes(ctx, -time.Second)
 	requireIs(t, err, jskv.ErrInvalidOption)
-	requireNames(t, err, "purge deletes b: ")
+	requireNames(t, err, "purge deletes of b: ")
 }
 
 func TestPurgeDeletesNeverTouchesAKeyThatIsMadeAgain(t *testing.T) {
@@ -133,6 +133,27 @@ func TestPurgeDeletesManyMarkers(t *testing.T) {
 	require.EqualValues(t, 1, info.State.Msgs)
 }
 
+// Who publishes to the bucket's subjects can store what is a pattern to the server. It would purge all that
+// the pattern matches.
+func TestPurgeDeletesLeavesMarkersUnderPatternsAlone(t *testing.T) {
+	t.Parallel()
+	for _, storage := range []jetstream.StorageType{jetstream.FileStorage, jetstream.MemoryStorage} {
+		b, server := newBucket(t, jetstream.KeyValueConfig{Storage: storage})
+		mustPut(t, b, "sue.color", "blue")
+		_, err := b.Delete(testContext(t), "gone")
+		require.NoError(t, err)
+		for _, key := range []string{"sue.*", "sue.>", ">", "su*.color"} {
+			_, err := server.JetStream().PublishMsg(testContext(t), &nats.Msg{Subject: "$KV.b." + key, Header: nats.Header{"KV-Operation": {"DEL"}}})
+			require.NoError(t, err)
+		}
+		n, err := b.PurgeDeletes(testContext(t), 0)
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		require.Equal(t, "Put blue", history(t, b, "sue.color"))
+		require.Empty(t, history(t, b, "gone"))
+	}
+}
+
 func TestPurgeDeletesRemovesMarkersOfExpiredValues(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -168,7 +189,7 @@ func TestPurgeDeletesSaysWhatTheServerRefuses(t *testing.T) {
 	n, err = b.PurgeDeletes(testContext(t), 0)
 	var refusal *jetstream.APIError
 	require.ErrorAs(t, err, &refusal)
-	requireNames(t, err, "purge deletes b: ", refusal.Description)
+	requireNames(t, err, "purge deletes of b: ", refusal.Description)
 	require.Zero(t, n)
 	require.Equal(t, "Delete", history(t, b, "k0"))
 }

@@ -339,3 +339,24 @@ func TestAHandleReadsOnInABucketThatWasMadeAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"k"}, list)
 }
+
+// The answer is lost with the connection, and the question with it: nobody will answer.
+func TestAReadWhoseAnswerIsLostIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	proxy := jskvtest.NewProxy(t, server.URL())
+	b := createBucket(t, hasty(t, proxy.Conn(), 3*soon), jetstream.KeyValueConfig{})
+	mustPut(t, b, "k", "lost on the way")
+	endless, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	defer time.AfterFunc(soon, cancel).Stop()
+	for name, ctx := range map[string]context.Context{"that cannot end": context.Background(), "that can": endless, "with a deadline": testContext(t)} {
+		cut := proxy.CutOn(jskvtest.ToClient, "lost on the way")
+		begun := time.Now()
+		value, err := b.Get(ctx, "k")
+		require.NoError(t, err, "a context %s", name)
+		require.Equal(t, "lost on the way", value)
+		<-cut
+		require.Less(t, time.Since(begun), soon, "it did not wait for the default timeout")
+	}
+}

@@ -70,8 +70,12 @@ func TestAListingIsWholeOrAnErrorWhateverHappensMidway(t *testing.T) {
 				}
 				s := newImpatientScene(t, jetstream.KeyValueConfig{History: history})
 				s.fillLong()
+				ctx := context.Background()
+				if what.whole || what.want != nil { // which may take a slow machine long
+					ctx = testContext(t)
+				}
 				seen := make(map[string]bool, long)
-				n, err := lastPair(t, do(at, func() { what.do(s) }, s.Entries(context.Background()), func(e jskv.Entry[string]) {
+				n, err := lastPair(t, do(at, func() { what.do(s) }, s.Entries(ctx), func(e jskv.Entry[string]) {
 					require.False(t, seen[e.Key], "twice")
 					require.NotEqual(t, "another's", e.Value)
 					seen[e.Key] = true
@@ -142,6 +146,39 @@ func TestAListingOfAServerThatDoesNotAnswerEndsWithAnError(t *testing.T) {
 			})
 		}
 	}
+}
+
+// The consumer of a listing that ends is to be deleted, which a server that does not answer confirms to
+// nobody.
+func TestAListingWhoseTimeIsOverDoesNotWaitForASilentServer(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	s.fill(30_000, "v")
+	const patience = 300 * time.Millisecond
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	start, n := time.Now(), 0
+	var last error
+	for _, err := range s.Entries(ctx) {
+		if n++; n == 10 {
+			s.proxy.Blackhole(jskvtest.Both)
+			<-ctx.Done()
+		}
+		last = err
+	}
+	require.ErrorIs(t, last, context.DeadlineExceeded)
+	require.Less(t, time.Since(start), patience+1500*time.Millisecond)
+}
+
+// A server that is slow to answer was asked again and again, and none of its answers was taken.
+func TestAReadOfManyKeysTakesALateAnswer(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	keys := s.fill(10, "v")
+	s.proxy.Delay(jskvtest.ToClient, 2200*time.Millisecond)
+	found, err := s.GetMany(testContext(t), keys...)
+	require.NoError(t, err)
+	require.Len(t, found, len(keys))
 }
 
 // Writers overwrite some keys, which are alive all the time, and put, delete, purge and make

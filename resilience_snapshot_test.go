@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -99,6 +100,21 @@ func TestAWatchWhoseContextEndsWhileItBeginsLeavesNothing(t *testing.T) {
 	})
 }
 
+// Each attempt may have left a consumer, whose deletion nobody confirms either: each was waited for.
+func TestAWatchWhoseTimeIsOverDoesNotWaitForEachOfItsAttempts(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	s.put("a", "1")
+	s.proxy.Blackhole(jskvtest.ToClient)
+	const patience = 4 * time.Second
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	start := time.Now()
+	_, err := s.Watch(ctx, jskv.AllKeys)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Less(t, time.Since(start), patience+1500*time.Millisecond)
+}
+
 func TestAWatchThatBeginsWhileTheServerIsAway(t *testing.T) {
 	t.Parallel()
 	for _, key := range []string{jskv.AllKeys, "k000001"} {
@@ -126,6 +142,32 @@ func TestAWatchThatBeginsWhileTheServerIsAway(t *testing.T) {
 			require.NotNil(t, w, "with a deadline it waits for the server")
 			defer w.Stop()
 			require.Equal(t, "v", next(t, w).Value)
+		})
+	}
+}
+
+// The first one that shares had the handle's default timeout, whatever time its caller gave it.
+func TestAWatchHasTheTimeOfItsContextToFindTheServer(t *testing.T) {
+	t.Parallel()
+	const private = 16 // of single keys, the next one shares
+	for _, before := range []int{0, private} {
+		t.Run(fmt.Sprintf("after %d others", before), func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, jetstream.KeyValueConfig{})
+			js, err := jetstream.New(s.nc, jetstream.WithDefaultTimeout(200*time.Millisecond))
+			require.NoError(t, err)
+			s.Bucket, err = jskv.OpenBucket(testContext(t), js, "b", jskv.String())
+			require.NoError(t, err)
+			for i := range before {
+				watch(t, s.Bucket, fmt.Sprint("other.", i))
+			}
+			s.proxy.Refuse()
+			s.proxy.Reset()
+			back := time.AfterFunc(time.Second, s.proxy.Accept)
+			defer back.Stop()
+			w := watch(t, s.Bucket, "k")
+			revision := s.putBeside("k", "v")
+			require.Equal(t, revision, next(t, w).Revision)
 		})
 	}
 }

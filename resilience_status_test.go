@@ -3,6 +3,7 @@ package jskv_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -127,4 +128,48 @@ func TestAnInterruptedWatcherThatNobodyReadsIsToldLater(t *testing.T) {
 	require.Equal(t, uint64(1), next(t, w).Revision)
 	require.Error(t, receive(t, reports), "by the time it has the entry it has been told")
 	require.NoError(t, receive(t, reports))
+}
+
+// They come so close together that the server has no cause for a heartbeat.
+func TestAWatcherThatNobodyReadForAWhileIsNotInterruptedByWhatCameMeanwhile(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{})
+	onChange, reports := interruptionReports()
+	w := r.watch(onChange)
+	requireNothingNext(t, w)
+	first := r.put("k", "first")
+	require.Equal(t, first, next(t, w).Revision)
+	const n, apart = 7, 300 * time.Millisecond
+	ticker := time.NewTicker(apart)
+	defer ticker.Stop()
+	for range n {
+		<-ticker.C
+		r.put("k", "v")
+	}
+	require.Len(t, nextAll(t, w, n), n)
+	requireNothingNext(t, w)
+	r.put("k", "last")
+	require.Equal(t, "last", next(t, w).Value)
+	require.Empty(t, reports)
+}
+
+// What a sharing watcher that nobody read had to be told was told by whoever stopped it, so that a
+// report that stops the watcher waited for itself.
+func TestStopOfAnInterruptedSharedWatcherThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	s.crowd()
+	var w *jskv.Watcher[string]
+	var told atomic.Int64
+	w = watch(t, s.Bucket, "k", jskv.OnInterruption(func(error) { told.Add(1); w.Stop() }))
+	onOther, reports := interruptionReports()
+	other := record(t, "other", watch(t, s.Bucket, "k", onOther))
+	other.until(s.put("k", "v"))
+	s.proxy.Reset()
+	require.Error(t, receive(t, reports))
+	require.NoError(t, receive(t, reports), "both have been told, and one listens")
+	stopped := make(chan struct{})
+	go func() { w.Stop(); close(stopped) }()
+	receive(t, stopped)
+	require.Zero(t, told.Load(), "nobody reads it")
 }

@@ -166,3 +166,41 @@ func TestAReaderThatDoesNotReadForLongGetsEverythingThen(t *testing.T) {
 	single.Stop()
 	r.requireNothingLeft()
 }
+
+// A consumer that was given up while the client was not connected was left to the server, also when it
+// could be reached again.
+func TestStopAfterAnInterruptionLeavesNoConsumer(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	onChange, reports := interruptionReports()
+	w := s.watch(onChange)
+	r := record(t, "watcher", w)
+	s.proxy.Refuse()
+	s.proxy.Reset()
+	require.Error(t, receive(t, reports))
+	s.proxy.Accept()
+	require.NoError(t, receive(t, reports))
+	w.Stop()
+	<-r.done
+	s.requireNothingLeft()
+}
+
+// It returned while the reader that takes the shared one's place was being made.
+func TestStopOfASharedWatcherWaitsForTheReaderThatItIsGiven(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{History: 64})
+	s.crowd()
+	slow, fast := watch(t, s.Bucket, "busy"), watch(t, s.Bucket, "busy")
+	for range 300 {
+		s.again("busy")
+		next(t, fast)
+	}
+	before := jskvtest.ConsumerCount(t, s.admin, "b")
+	s.proxy.Delay(jskvtest.ToClient, 200*time.Millisecond)
+	r := record(t, "slow", slow)
+	require.Eventually(t, func() bool { return jskvtest.ConsumerCount(t, s.admin, "b") == before+1 }, soon, tick)
+	slow.Stop()
+	require.Equal(t, before, jskvtest.ConsumerCount(t, s.admin, "b"))
+	<-r.done
+	s.proxy.Heal()
+}

@@ -28,6 +28,7 @@ var proofs = map[string]func(t *testing.T, s *stage){
 	"what is not there stays away":          proveNoPhantom,
 	"reads have seen the handle's writes":   proveReadYourWrites,
 	"histories have an order that explains": proveHistories,
+	"what goes without a trace goes whole":  provePairsStayTogether,
 }
 
 func TestTransactionsAreSerializableOnOneServer(t *testing.T) {

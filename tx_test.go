@@ -2,10 +2,12 @@ package jskv_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strconv"
 	"testing"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -243,6 +245,68 @@ func TestTransactLeavesItToItsFunctionWhatDoesNotDecode(t *testing.T) {
 	require.ErrorAs(t, err, &undecoded)
 }
 
+// A value that was read belongs to the reader, who may write into it.
+func TestTransactReadsTheSameAgainWhateverBecameOfWhatItRead(t *testing.T) {
+	t.Parallel()
+	strings, server := newBucket(t, inMemory)
+	_, err := server.JetStream().PublishMsg(testContext(t), &nats.Msg{Subject: "$KV.b.k", Header: nats.Header{"H": {"h"}}, Data: []byte("value")})
+	require.NoError(t, err)
+	transact(t, jskv.As(strings, jskv.Bytes()), func(tx *jskv.Tx[[]byte]) error {
+		for range 3 {
+			e, err := tx.Entry("k")
+			require.NoError(t, err)
+			require.Equal(t, "value", string(e.Value))
+			require.Equal(t, "h", e.Header.Get("H"))
+			e.Value[0], e.Header["H"] = 'V', []string{"other"}
+			got, err := tx.GetMany("k")
+			require.NoError(t, err)
+			require.Equal(t, "value", string(got["k"].Value))
+			got["k"].Value[0], got["k"].Header["H"][0] = 'W', "another"
+		}
+		return nil
+	})
+}
+
+// Who changed what it had read of its own write changed what was stored, and so did who changed what it had put.
+func TestTransactStoresWhatWasPutWhateverBecameOfIt(t *testing.T) {
+	t.Parallel()
+	text, _ := newBucket(t, inMemory, jskv.WithTransactions())
+	transact(t, jskv.As(text, jskv.Bytes()), func(tx *jskv.Tx[[]byte]) error {
+		tx.Put("bytes", []byte("value"))
+		for range 2 {
+			value, err := tx.Get("bytes")
+			require.NoError(t, err)
+			require.Equal(t, "value", string(value))
+			value[0] = 'V'
+			got, err := tx.GetMany("bytes")
+			require.NoError(t, err)
+			require.Equal(t, "value", string(got["bytes"].Value))
+			got["bytes"].Value[0] = 'W'
+		}
+		return nil
+	})
+	transact(t, jskv.As(text, jskv.JSON[map[string]int]()), func(tx *jskv.Tx[map[string]int]) error {
+		counts := map[string]int{"a": 1}
+		tx.Put("map", counts)
+		counts["a"]++
+		own, err := tx.Get("map")
+		require.NoError(t, err)
+		require.Equal(t, 1, own["a"])
+		own["a"] = 7
+		return nil
+	})
+	transact(t, jskv.As(text, jskv.Bytes()), func(tx *jskv.Tx[[]byte]) error {
+		buffer := []byte("value")
+		tx.Put("buffer", buffer)
+		buffer[0] = 'V'
+		return nil
+	})
+	got := getMany(t, text, "bytes", "map", "buffer")
+	require.Equal(t, "value", got["buffer"].Value)
+	require.Equal(t, "value", got["bytes"].Value)
+	require.Equal(t, `{"a":1}`, got["map"].Value)
+}
+
 func TestTransactThroughAMirror(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -282,4 +346,38 @@ func TestTransactOnAStreamWithoutDirectGets(t *testing.T) {
 		})
 	}
 	require.Equal(t, 4, getMany(t, numbers, "a", "b")["b"].Value)
+}
+
+// The filters of one consumer are compared with each other by the server: of 8,000 that took half a minute.
+func TestTransactReadsManyKeysThatAreNotThereWithoutDirectGets(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, inMemory)
+	setConfig(t, server.JetStream(), "KV_b", map[string]any{"allow_direct": false})
+	mustPut(t, b, "a", "v")
+	spy := server.Conn()
+	requests, err := spy.SubscribeSync("$JS.API.CONSUMER.CREATE.KV_b.>")
+	require.NoError(t, err)
+	require.NoError(t, requests.SetPendingLimits(-1, -1))
+	require.NoError(t, spy.Flush())
+	transact(t, b, func(tx *jskv.Tx[string]) error {
+		got, err := tx.GetMany(numbered(3000)...)
+		require.Empty(t, got)
+		if err == nil {
+			_, err = tx.Get("a")
+		}
+		return err
+	})
+	require.NoError(t, spy.Flush())
+	made, _, err := requests.Pending()
+	require.NoError(t, err)
+	require.NotZero(t, made)
+	for range made {
+		request, err := requests.NextMsg(soon)
+		require.NoError(t, err)
+		var consumer struct {
+			Config jetstream.ConsumerConfig `json:"config"`
+		}
+		require.NoError(t, json.Unmarshal(request.Data, &consumer))
+		require.LessOrEqual(t, len(consumer.Config.FilterSubjects), 1024)
+	}
 }

@@ -32,8 +32,8 @@ type watchOption func(*watchOptions)
 
 func (o watchOption) applyWatch(opts *watchOptions) { o(opts) }
 
-// AndFilter watches what these filters match as well. They may overlap, with each other and with the
-// one of Watch; a key that several match comes once.
+// AndFilter watches the keys that these filters match as well. They may overlap, with each other
+// and with the filter of Watch; a key that several of them match comes once.
 func AndFilter(filters ...string) WatchOption {
 	filters = append([]string(nil), filters...)
 	return watchOption(func(opts *watchOptions) { opts.filters = append(opts.filters, filters...) })
@@ -45,35 +45,35 @@ func UpdatesOnly() WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.updatesOnly = true })
 }
 
-// WithHistory makes the snapshot all stored revisions, oldest first, not just the newest of every
-// key. It excludes UpdatesOnly.
+// WithHistory makes the snapshot all stored revisions, oldest first, and not just the newest of
+// every key. It excludes UpdatesOnly.
 func WithHistory() WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.history = true })
 }
 
-// IgnoreDeletes leaves markers out, of Delete, of Purge and of TTLs that ran out. By default they are
-// delivered, in the snapshot too.
+// IgnoreDeletes leaves out the markers of Delete, of Purge and of TTLs that ran out. By default
+// they are delivered, in the snapshot too.
 func IgnoreDeletes() WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.ignore = true })
 }
 
-// KeysOnly leaves values out: they are not sent. The server tells a value's size in bytes in the
-// header Nats-Msg-Size.
+// KeysOnly leaves values out: the server does not send them. It tells the size of each, in bytes,
+// in the header Nats-Msg-Size.
 func KeysOnly() WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.keysOnly = true })
 }
 
-// FromRevision begins with the stored revisions from this one on (the first after it, when it is
-// gone), and not with the newest of every key. Those that are stored already are the snapshot.
-// It excludes UpdatesOnly, and includes WithHistory.
+// FromRevision begins with this revision, or with the next one that is still stored, instead of the
+// newest of every key. The revisions from there on that are stored already are the snapshot, all of
+// them, as with WithHistory. It excludes UpdatesOnly.
 func FromRevision(revision uint64) WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.fromRevision, opts.revision = true, revision })
 }
 
-// OnInterruption has report called when the watcher loses touch with the server, with the reason,
-// and again with nil when it is being served again: in between, what the watcher has delivered
-// may be out of date. Nothing is lost by an interruption. It is called on the goroutine that
-// reads the watcher, so it is told of nothing while nobody reads, and may call Stop.
+// OnInterruption has report called with the reason when the watcher loses touch with the server,
+// and again with nil when the server serves it again. In between, what the watcher has delivered
+// may be out of date; nothing is lost. report is called on the goroutine that reads the watcher, so
+// it hears of nothing while nobody reads. It may call Stop.
 func OnInterruption(report func(err error)) WatchOption {
 	return watchOption(func(opts *watchOptions) { opts.onStatus = report })
 }
@@ -98,17 +98,19 @@ func (opts *watchOptions) config() (wire.ReaderConfig, error) {
 	return cfg, nil
 }
 
-// Watcher delivers, in revision order, first the keys' current revisions (the snapshot) and
-// then every change that the bucket still has when it comes by: with a history of one, the
-// newest of a key. One goroutine reads it at a time; Stop and Synced may be called from any.
+// Watcher delivers, in revision order, first the keys' current revisions (the snapshot) and then
+// every change that the bucket still has when the watcher gets to it: with a history of one, the
+// newest of a key. Watch makes one; the zero value is not usable. One goroutine reads it at a time;
+// Stop and Synced may be called from any.
 //
-// It survives reconnects, leader changes and server restarts without losing or repeating a
-// revision that the bucket still has. When the bucket is deleted, or replaced by another of the
-// same name, it ends with ErrBucketNotFound or ErrBucketReplaced instead of falling silent.
+// It survives reconnects, leader changes and server restarts without losing or repeating a revision
+// that the bucket still has. When the bucket is deleted, or replaced by another of the same name,
+// it ends with ErrBucketNotFound or ErrBucketReplaced instead of falling silent.
 //
-// It has no goroutine of its own and works while it is being read. A reader that does not read
-// costs the memory of one request's messages (at most 512 of them, or 8 MB, after the snapshot),
-// and gets everything later.
+// It has no goroutine of its own and works while it is being read. One that is not read holds up
+// nobody and gets everything later. It costs the memory of the messages that it had asked for:
+// within the snapshot at most some 50,000, or 12 MB of what the server stores; after it 512, or 8
+// MB.
 type Watcher[T any] struct {
 	bucket   *Bucket[T]
 	reader   wire.Source
@@ -116,10 +118,11 @@ type Watcher[T any] struct {
 	keysOnly bool
 }
 
-// Watch starts watching the keys that filter matches and returns when the server has it: a write
-// after that is seen. It lives until ctx ends or Stop. AllKeys watches every key.
+// Watch starts watching the keys that filter matches and returns when the server has it: every
+// write after that is seen. AllKeys watches every key. The watcher lives until ctx ends or Stop.
 //
-// Errors: ErrInvalidFilter, ErrInvalidOption, ErrBucketNotFound, ErrPermission.
+// Errors: ErrInvalidFilter, ErrInvalidOption, ErrBucketNotFound, ErrPermission, and the context's
+// or a timeout.
 func (b *Bucket[T]) Watch(ctx context.Context, filter string, opts ...WatchOption) (*Watcher[T], error) {
 	const op = "watch"
 	all := watchOptions{filters: []string{filter}}
@@ -139,14 +142,14 @@ func (b *Bucket[T]) Watch(ctx context.Context, filter string, opts ...WatchOptio
 	return &Watcher[T]{bucket: b, reader: reader, filter: filter, keysOnly: all.keysOnly}, nil
 }
 
-// Snapshot yields the current revision of every matching key and ends. Up to some thousand
-// entries (4096, or 4 MB) it is the state at the moment in which Watch returned, each key once;
-// in a longer one, a key that is written meanwhile comes with its newer revision too. What was
-// handed out already, by Snapshot or Next, does not come again.
+// Snapshot yields the current revision of every matching key and ends. Up to some thousand entries
+// (4096, or 4 MB) it is the state at the moment in which Watch returned, each key once. In a longer
+// one, a key that is written meanwhile comes with its newer revision, and may have come with the
+// older one before. What Snapshot or Next has handed out already does not come again.
 //
-// It ends without an error when the snapshot is complete; any other end is an error, which is
-// the last pair: ErrWatcherStopped after Stop, that of Watch's context when it ends. A
-// *DecodeError is no end, as in Entries.
+// It ends without an error when the snapshot is complete. Any other end is an error, which is the
+// last pair: ErrWatcherStopped after Stop, the context's when that of Watch ends, and those of
+// Updates. A *DecodeError does not end it, as in Entries.
 func (w *Watcher[T]) Snapshot() iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		for !w.reader.Synced() {
@@ -161,10 +164,11 @@ func (w *Watcher[T]) Snapshot() iter.Seq2[Entry[T], error] {
 	}
 }
 
-// Updates yields what comes after the snapshot (what is left of the snapshot is skipped), until
-// the context of Watch ends (the last pair is its error), Stop (it ends with no error), or a
-// failure: ErrBucketNotFound, ErrBucketReplaced, nats.ErrConnectionClosed. A *DecodeError is no
-// end, as in Entries. It can be ranged over again and goes on where it was left.
+// Updates yields what comes after the snapshot (what is left of the snapshot is skipped), until the
+// context of Watch ends (the last pair is its error), Stop (it ends with no error), or a failure:
+// ErrBucketNotFound, ErrBucketReplaced, ErrPermission, nats.ErrConnectionClosed,
+// nats.ErrConnectionDraining. A *DecodeError does not end it, as in Entries. It can be ranged over
+// again and goes on where it was left.
 func (w *Watcher[T]) Updates() iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		for {
@@ -186,8 +190,10 @@ func (w *Watcher[T]) Updates() iter.Seq2[Entry[T], error] {
 }
 
 // Next is the pull form of both: snapshot entries first. It waits for the next entry until ctx
-// ends, whose error is not the watcher's end: the next call goes on. ErrWatcherStopped after
-// Stop; other errors as Updates.
+// ends. The error of ctx is not the end of the watcher: the next call goes on. After Stop it
+// returns ErrWatcherStopped, unless the watcher had ended before; other errors are those of
+// Updates. Where the watcher has to find the server again, and several calls in a row had too little
+// time for it, one may take up to two seconds longer than its context.
 func (w *Watcher[T]) Next(ctx context.Context) (Entry[T], error) {
 	for {
 		e, err := w.next(ctx)
@@ -214,11 +220,11 @@ func ends(err error) bool {
 	return !decode
 }
 
-// Synced reports whether the whole snapshot has been handed out; of UpdatesOnly it is from the
-// beginning. It may be called from any goroutine.
+// Synced reports whether the whole snapshot has been handed out; with UpdatesOnly it is true from
+// the beginning. It may be called from any goroutine.
 func (w *Watcher[T]) Synced() bool { return w.reader.Synced() }
 
-// Stop ends the watcher and waits until nothing of it is left: no subscription, and no consumer
-// on the server if that can be reached. It may be called twice, from any goroutine, and from
+// Stop ends the watcher and waits until nothing of it is left: no subscription, and no consumer on
+// the server if the server can be reached. It may be called twice, from any goroutine, and from
 // inside the loop.
 func (w *Watcher[T]) Stop() { w.reader.Stop() }

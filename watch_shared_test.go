@@ -3,6 +3,8 @@ package jskv_test
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 
@@ -203,6 +205,26 @@ func TestASharedWatcherThatIsNotReadHoldsNobodyUpAndLosesNothing(t *testing.T) {
 		slow.Stop()
 		fast.Stop()
 	}
+}
+
+// It kept 256 messages, however large they were.
+func TestASharedWatcherThatIsNotReadCostsBoundedMemory(t *testing.T) {
+	// Not parallel: it measures memory.
+	r := newReading(t, jetstream.KeyValueConfig{})
+	r.crowd()
+	slow, fast := watch(t, r.Bucket, "busy"), watch(t, r.Bucket, "busy")
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	value := strings.Repeat("v", 1<<20-1000)
+	for range 200 {
+		r.putBeside("busy", value)
+		next(t, fast)
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	require.Less(t, int64(after.HeapAlloc)-int64(before.HeapAlloc), int64(40<<20))
+	requireAscendingTo(t, slow, 200, 1)
 }
 
 // requireAscendingTo reads up to a revision: in order, and with none of the last ones missing.

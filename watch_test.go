@@ -219,7 +219,7 @@ func TestUpdatesEndsWithTheErrorOfTheWatchersContext(t *testing.T) {
 			r.put("a", "1")
 			ctx, cancel := context.WithCancel(context.Background())
 			if want == context.DeadlineExceeded {
-				ctx, cancel = context.WithTimeout(context.Background(), 300*time.Millisecond)
+				ctx, cancel = context.WithTimeout(context.Background(), 2*time.Second)
 			}
 			defer cancel()
 			w, err := r.Watch(ctx, jskv.AllKeys)

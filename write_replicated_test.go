@@ -1,10 +1,12 @@
 package jskv_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -99,6 +101,46 @@ func TestConditionalWritesToAReplicatedBucket(t *testing.T) {
 }
 
 const racers = 6
+
+// Most of the servers are gone, so that nobody leads and nobody takes what is written.
+func TestWritesWaitUntilThereIsALeader(t *testing.T) {
+	t.Parallel()
+	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{}, jskv.WithTransactions())
+	left := cluster.Follower("b")
+	nc := cluster.ConnTo(left)
+	b := openBucket(t, hasty(t, nc, 2*time.Second))
+	asked, err := cluster.ConnTo(left).SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+	require.NoError(t, err)
+	writes := []func(ctx context.Context) error{
+		func(ctx context.Context) error { return second(b.Put(ctx, "put", "v")) },
+		func(ctx context.Context) error { return second(b.Create(ctx, "created", "v")) },
+		func(ctx context.Context) error { return second(twoPuts(b).Commit(ctx)) },
+		func(ctx context.Context) error { return second(b.PutMany(ctx, valued([]string{"many", "more"}))) },
+	}
+	for i, srv := range cluster.Servers() {
+		if i != left {
+			srv.Stop()
+		}
+	}
+	done := make(chan error, len(writes))
+	ctx := testContext(t)
+	for _, write := range writes {
+		go func() { done <- write(ctx) }()
+	}
+	for range writes {
+		_, err = asked.NextMsgWithContext(testContext(t))
+		require.NoError(t, err, "why there is nobody")
+	}
+	for i, srv := range cluster.Servers() {
+		if i != left {
+			srv.Start()
+		}
+	}
+	for range writes {
+		require.NoError(t, <-done)
+	}
+	require.Len(t, getMany(t, b, "put", "created", "first", "second", "many", "more"), 6)
+}
 
 // race calls run at the same time from several goroutines and returns their errors.
 func race(run func(i int) error) []error {

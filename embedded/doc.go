@@ -18,8 +18,10 @@
 //
 // # Caveats
 //
-// A directory belongs to one server at a time. Nothing guards it: two servers, in one
-// program or in two, that store in the same directory damage each other's data.
+// A directory belongs to one server at a time: two that store in the same directory damage each
+// other's data. Start refuses a directory that a server of this package has, in this program or in
+// another, by a lock on the file jetstream.lock in it; but not on Windows, and not where the
+// directory's other server is a nats-server of its own.
 //
 // A server that listens asks nobody for a password. Give Listen an address of the loopback
 // interface, or keep the server inside the program.

@@ -121,7 +121,7 @@ func withoutTime(_ []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// A connection of one's own has the options that one wants, and is one's own to close.
+// A connection of your own has the options that you want, and is yours to close.
 func ExampleServer_Conn() {
 	dir, err := os.MkdirTemp("", "embedded")
 	if err != nil {
@@ -186,4 +186,22 @@ func ExampleServer_Shutdown() {
 	fmt.Println(err)
 	// Output:
 	// embedded: the server has been shut down
+}
+
+// A server that does not listen has no address.
+func ExampleServer_URL() {
+	dir, err := os.MkdirTemp("", "embedded")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	srv, err := embedded.Start(dir)
+	if err != nil {
+		panic(err)
+	}
+	defer srv.Shutdown()
+
+	fmt.Printf("%q\n", srv.URL())
+	// Output:
+	// ""
 }

@@ -22,6 +22,7 @@ var errShutdown = errors.New("embedded: the server has been shut down")
 // zero value is not usable. Safe for concurrent use.
 type Server struct {
 	ns       *server.Server
+	release  func() // the directory
 	url      string
 	shutdown sync.Once
 
@@ -36,7 +37,8 @@ type Server struct {
 // earlier server stored there is served again. The caller ends the server with Shutdown; the
 // server handles no signals.
 //
-// Start fails when dir is empty or cannot be written to, when an option is invalid, when the
+// Start fails when dir is empty, cannot be written to, or belongs to a server of this package that
+// has not been shut down, in this program or in another; when an option is invalid, when the
 // address to listen on is taken, or when the server is not ready within 10 seconds. Nothing
 // that it started is running then.
 func Start(dir string, opts ...Option) (*Server, error) {
@@ -44,19 +46,32 @@ func Start(dir string, opts ...Option) (*Server, error) {
 	for _, opt := range opts {
 		opt(&c)
 	}
-	ns, err := start(dir, c)
+	s, err := start(dir, c)
 	if err != nil {
 		return nil, fmt.Errorf("embedded: start server: %w", err)
 	}
-	return &Server{ns: ns, url: clientURL(ns)}, nil
+	return s, nil
 }
 
-// start returns a server that is ready, or none that is running.
-func start(dir string, c config) (*server.Server, error) {
+func start(dir string, c config) (*Server, error) {
 	opts, err := serverOptions(dir, c)
 	if err != nil {
 		return nil, err
 	}
+	release, err := take(dir)
+	if err != nil {
+		return nil, err
+	}
+	ns, err := run(opts, c)
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return &Server{ns: ns, release: release, url: clientURL(ns)}, nil
+}
+
+// run returns a server that is ready, or none that is running.
+func run(opts *server.Options, c config) (*server.Server, error) {
 	ns, err := server.NewServer(opts)
 	if err != nil {
 		return nil, err
@@ -167,5 +182,6 @@ func (s *Server) Shutdown() {
 		}
 		s.ns.Shutdown()
 		s.ns.WaitForShutdown()
+		s.release()
 	})
 }

@@ -58,6 +58,29 @@ func TestServesWhatAnEarlierServerStored(t *testing.T) {
 	require.Equal(t, "blue", string(e.Value()))
 }
 
+// Two would each acknowledge writes that the other does not know of.
+func TestADirectoryBelongsToOneServer(t *testing.T) {
+	dir := t.TempDir()
+	first := start(t, dir)
+	second, err := embedded.Start(filepath.Join(dir, "..", filepath.Base(dir)))
+	require.ErrorContains(t, err, "embedded: start server: ")
+	require.ErrorContains(t, err, "another server")
+	require.Nil(t, second)
+	_, err = jetStream(t, first).AccountInfo(t.Context())
+	require.NoError(t, err, "the first is left alone")
+	start(t, t.TempDir())
+
+	first.Shutdown()
+	_, err = embedded.Start(dir, embedded.Listen("127.0.0.1:-1"))
+	require.Error(t, err)
+	taken, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	_, err = embedded.Start(dir, embedded.Listen(taken.Addr().String()))
+	require.Error(t, err)
+	start(t, dir)
+}
+
 func TestStartSaysWhatIsWrong(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))

@@ -2,7 +2,7 @@
 // than Go: see ../docs/interop.md.
 module github.com/seed646b090f/jskv/interop
 
-go 1.26.8
+go 1.26.0
 
 require (
 	github.com/nats-io/nats.go v1.55.0

@@ -2,6 +2,7 @@ package jskvtest_test
 
 import (
 	"context"
+	"net/url"
 	"testing"
 	"time"
 
@@ -165,6 +166,36 @@ func TestClusterHelpersLookIntoTheAccount(t *testing.T) {
 	put(t, kv, "sue.color", "blue")
 	require.NotEqual(t, c.Leader("profiles"), c.StepDown("profiles"))
 	c.WaitCurrent("profiles")
+}
+
+func TestRoutesOfAClusterCanLeadThroughProxies(t *testing.T) {
+	t.Parallel()
+	var proxies []*jskvtest.Proxy
+	var told []string
+	c := jskvtest.NewCluster(t, 3, jskvtest.WithOptions(func(o *server.Options) {
+		told = append(told, o.ServerName)
+		o.Cluster.Name, o.Cluster.Port = "other", 1 // not to be changed
+		o.Cluster.Advertise = "127.0.0.1:1"
+		for i, direct := range o.Routes {
+			proxy := jskvtest.NewProxy(t, direct.Host)
+			through, err := url.Parse(proxy.URL())
+			require.NoError(t, err)
+			o.Routes[i] = through
+			proxies = append(proxies, proxy)
+		}
+	}))
+	require.Equal(t, []string{"s0", "s1", "s2"}, told)
+	require.Len(t, proxies, 9)
+	require.Eventually(t, func() bool {
+		through, routes := 0, 0
+		for _, proxy := range proxies {
+			through += proxy.Connections()
+		}
+		for _, srv := range c.Servers() {
+			routes += srv.NATS().NumRoutes()
+		}
+		return routes > 0 && 2*through == routes // each has two ends
+	}, soon, tick)
 }
 
 func TestClusterOfTwo(t *testing.T) {

@@ -27,22 +27,22 @@
 //
 // # Waiting
 //
-// Every method returns when what it does is done, and no sooner: a server that was started is
-// ready, one that was stopped has ended. All waiting has a bound; behind it the test fails.
+// Every method returns when its work is done, and no sooner: a server that was started is ready,
+// one that was stopped has ended. All waiting has a bound, after which the test fails.
 //
-// What a client notices comes later than that, in its own time. Poll for it and do not sleep:
+// A client notices such things later, in its own time. Poll for that and do not sleep:
 //
 //	srv.Stop()
 //	require.Eventually(t, nc.IsReconnecting, 10*time.Second, 5*time.Millisecond)
 //
 // # Caveats
 //
-// A cluster's elections take what they take in NATS, where it cannot be set: a server that is
-// stopped hands its leaderships over at once, but when a whole cluster comes back nobody did,
-// and the election takes 4 to 9 seconds.
+// NATS sets how long the elections of a cluster take, and it cannot be configured. A server that is
+// stopped hands its leaderships over at once. When a whole cluster comes back there was nobody to
+// hand over to, and the election takes 4 to 9 seconds.
 //
-// A stopped server ends in good order. Use a Proxy for a server that falls silent.
+// Stop ends a server in good order. For a server that falls silent use a Proxy.
 //
-// The package imports nats-server and belongs into tests. For a server inside a program there
+// The package imports nats-server and belongs in tests. For a server inside a program there
 // is package embedded.
 package jskvtest

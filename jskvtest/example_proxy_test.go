@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/seed646b090f/jskv/jskvtest"
 )
@@ -161,4 +162,112 @@ func ExampleProxy_Connections() {
 	// Output:
 	// 1
 	// 0
+}
+
+// New connections are taken again.
+func ExampleProxy_Accept() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	proxy.Refuse()
+	_, err := nats.Connect(proxy.URL())
+	fmt.Println(err != nil)
+	proxy.Accept()
+	fmt.Println(proxy.Conn().IsConnected())
+	// Output:
+	// true
+	// true
+}
+
+// Nobody listens any more.
+func ExampleProxy_Close() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	proxy.Close()
+	proxy.Close() // does nothing
+	_, err := nats.Connect(proxy.URL())
+	fmt.Println(errors.Is(err, nats.ErrNoServers))
+	// Output:
+	// true
+}
+
+// A connection through the proxy knows no other way to the server.
+func ExampleProxy_Conn() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	nc := proxy.Conn(nats.Name("worker"))
+	fmt.Println(nc.Opts.Name, nc.ConnectedUrl() == proxy.URL())
+	// Output:
+	// worker true
+}
+
+// All faults end at once, of both kinds.
+func ExampleProxy_Heal() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	proxy.Refuse()
+	proxy.Delay(jskvtest.Both, time.Hour)
+	proxy.Heal()
+	fmt.Println(proxy.Conn().Flush())
+	// Output:
+	// <nil>
+}
+
+// One client is behind the proxy, the other is not, and only the first feels its faults.
+func ExampleProxy_JetStream() {
+	t := &fakeT{}
+	defer t.end()
+
+	srv := jskvtest.NewServer(t)
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	near, far := srv.JetStream(), proxy.JetStream()
+	proxy.Stall(jskvtest.Both)
+	for _, js := range []jetstream.JetStream{near, far} {
+		err := within(50*time.Millisecond, func(ctx context.Context) error {
+			_, err := js.AccountInfo(ctx)
+			return err
+		})
+		fmt.Println(err)
+	}
+	// Output:
+	// <nil>
+	// context deadline exceeded
+}
+
+// A connection is lost the rough way, and the client comes back.
+func ExampleProxy_Reset() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	changed := proxy.Conn().StatusChanged(nats.RECONNECTING, nats.CONNECTED)
+	proxy.Reset()
+	fmt.Println(<-changed)
+	fmt.Println(<-changed)
+	// Output:
+	// RECONNECTING
+	// CONNECTED
+}
+
+// A client that makes its connections itself goes through the proxy by its address.
+func ExampleProxy_URL() {
+	t := &fakeT{}
+	defer t.end()
+
+	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
+	nc, err := nats.Connect(proxy.URL())
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	fmt.Println(nc.IsConnected(), proxy.Connections())
+	// Output:
+	// true 1
 }

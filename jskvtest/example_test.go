@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -34,6 +33,7 @@ func within(limit time.Duration, do func(ctx context.Context) error) error {
 }
 
 // A test gets a server of its own, which ends with it.
+
 func ExampleNewServer() {
 	t := &fakeT{}
 	defer t.end()
@@ -61,6 +61,7 @@ func ExampleServer_Restart() {
 }
 
 // How a program behaves while there is no server, and when there is one again.
+
 func ExampleServer_Stop() {
 	t := &fakeT{}
 	defer t.end()
@@ -80,6 +81,61 @@ func ExampleServer_Stop() {
 	// Output:
 	// true
 	// <nil>
+}
+
+// What was stored before is there again, at the same address.
+
+func ExampleServer_Start() {
+	t := &fakeT{}
+	defer t.end()
+
+	srv := jskvtest.NewServer(t)
+	bucket(srv.JetStream(), 1)
+	srv.Stop()
+	srv.Start()
+	srv.Start() // does nothing
+	_, err := srv.JetStream().KeyValue(context.Background(), "profiles")
+	fmt.Println(err)
+	// Output:
+	// <nil>
+}
+
+func ExampleServer_JetStream() {
+	t := &fakeT{}
+	defer t.end()
+
+	js := jskvtest.NewServer(t).JetStream(nats.Name("worker"))
+	fmt.Println(js.Conn().Opts.Name, js.Conn().IsConnected())
+	// Output:
+	// worker true
+}
+
+// The name tells which server a client is connected to.
+
+func ExampleServer_Name() {
+	t := &fakeT{}
+	defer t.end()
+
+	srv := jskvtest.NewServer(t)
+	fmt.Println(srv.Conn().ConnectedServerName() == srv.Name())
+	// Output:
+	// true
+}
+
+// A program under test that makes its own connection is given the address.
+
+func ExampleServer_URL() {
+	t := &fakeT{}
+	defer t.end()
+
+	nc, err := nats.Connect(jskvtest.NewServer(t).URL())
+	if err != nil {
+		panic(err)
+	}
+	defer nc.Close()
+	fmt.Println(nc.IsConnected())
+	// Output:
+	// true
 }
 
 func ExampleServer_Conn() {
@@ -105,72 +161,10 @@ func ExampleWithOptions() {
 }
 
 // Three servers, of which one may fail.
-func ExampleNewCluster() {
-	t := &fakeT{}
-	defer t.end()
-
-	c := jskvtest.NewCluster(t, 3)
-	bucket(c.JetStream(), 3)
-	c.WaitCurrent("profiles")
-
-	c.Server(c.Leader("profiles")).Stop()
-	c.WaitCurrent("profiles")
-
-	kv, err := c.JetStream().KeyValue(context.Background(), "profiles")
-	if err != nil {
-		panic(err)
-	}
-	revision, err := kv.PutString(context.Background(), "sue.color", "blue")
-	fmt.Println(revision, err)
-	// Output:
-	// 1 <nil>
-}
 
 // What a client sees that is connected to a follower.
-func ExampleCluster_Leader() {
-	t := &fakeT{}
-	defer t.end()
-
-	c := jskvtest.NewCluster(t, 3)
-	bucket(c.JetStream(), 3)
-	leader, follower := c.Leader("profiles"), c.Follower("profiles")
-	nc := c.ConnTo(follower)
-	fmt.Println(leader != follower, nc.ConnectedServerName() == c.Server(follower).Name())
-	// Output:
-	// true true
-}
-
-func ExampleCluster_StepDown() {
-	t := &fakeT{}
-	defer t.end()
-
-	c := jskvtest.NewCluster(t, 3)
-	bucket(c.JetStream(), 3)
-	old := c.Leader("profiles")
-	leader := c.StepDown("profiles")
-	fmt.Println(leader != old, leader == c.Leader("profiles"))
-	// Output:
-	// true true
-}
 
 // The server that a consumer depends on is the one to stop.
-func ExampleCluster_ConsumerLeader() {
-	t := &fakeT{}
-	defer t.end()
-
-	c := jskvtest.NewCluster(t, 3)
-	js := c.JetStream()
-	bucket(js, 3)
-	c.WaitCurrent("profiles")
-	cons, err := js.CreateConsumer(context.Background(), "KV_profiles", jetstream.ConsumerConfig{Name: "reader", Replicas: 1})
-	if err != nil {
-		panic(err)
-	}
-	host := c.ConsumerLeader("profiles", "reader")
-	fmt.Println(c.Server(host).Name() == cons.CachedInfo().Cluster.Leader)
-	// Output:
-	// true
-}
 
 func ExampleDeleteConsumers() {
 	t := &fakeT{}
@@ -188,6 +182,7 @@ func ExampleDeleteConsumers() {
 }
 
 // A test that nothing is left on the server.
+
 func ExampleConsumerCount() {
 	t := &fakeT{}
 	defer t.end()
@@ -208,6 +203,7 @@ func ExampleConsumerCount() {
 }
 
 // What the package has no word for is asked of the server itself.
+
 func ExampleServer_NATS() {
 	t := &fakeT{}
 	defer t.end()
@@ -223,53 +219,19 @@ func ExampleServer_NATS() {
 }
 
 // A client that knows all servers of a cluster finds the one that is left.
-func ExampleCluster_URLs() {
-	t := &fakeT{}
-	defer t.end()
-
-	c := jskvtest.NewCluster(t, 3)
-	c.Server(0).Stop()
-	c.Server(1).Stop()
-	nc, err := nats.Connect(strings.Join(c.URLs(), ","))
-	if err != nil {
-		panic(err)
-	}
-	defer nc.Close()
-	fmt.Println(nc.ConnectedServerName())
-	// Output:
-	// s2
-}
 
 // A cluster whose servers were restarted one by one is ready when it has a leader again.
-func ExampleCluster_WaitReady() {
-	t := &fakeT{}
-	defer t.end()
-
-	c := jskvtest.NewCluster(t, 3)
-	for _, srv := range c.Servers() {
-		srv.Restart()
-		c.WaitReady()
-	}
-	_, err := c.JetStream().AccountInfo(context.Background())
-	fmt.Println(err)
-	// Output:
-	// <nil>
-}
 
 // Buckets of an account are found when the cluster knows its name.
-func ExampleWithAccount() {
-	t := &fakeT{}
-	defer t.end()
 
-	c := jskvtest.NewCluster(t, 3, jskvtest.WithAccount("TEAM"), jskvtest.WithOptions(func(o *server.Options) {
-		err := o.ProcessConfigString(`accounts {TEAM {jetstream: enabled, users: [{user: sue, password: pw}]}}`)
-		if err != nil {
-			panic(err)
-		}
-	}))
-	bucket(c.JetStream(nats.UserInfo("sue", "pw")), 3)
-	c.WaitCurrent("profiles")
-	fmt.Println(c.Leader("profiles") != c.Follower("profiles"))
-	// Output:
-	// true
-}
+// A client of any server of a cluster outlives that server.
+
+// A bucket is readable on a server that only follows.
+
+// What a program sees of a cluster that is gone as a whole.
+
+// Whatever is stopped is started, and has caught up with the others.
+
+// What is acknowledged is there after everything was away.
+
+// The first write to a replicated bucket that was just made would fail without it.

@@ -18,7 +18,7 @@ func newConfig(opts []Option) config {
 	return c
 }
 
-// WithOptions lets change set what the package has no word for: a domain, permissions, the
+// WithOptions lets change set what the package has no option for: a domain, permissions, the
 // largest payload. A whole configuration works too:
 //
 //	jskvtest.WithOptions(func(o *server.Options) {
@@ -27,9 +27,10 @@ func newConfig(opts []Option) config {
 //		}
 //	})
 //
-// change is called before every start of every server, with fresh options each time. The
-// name, addresses, routes and the directory are the package's own and cannot be changed, nor
-// can it be switched off that JetStream is on. Several WithOptions are called in their order.
+// change is called before every start of every server, with fresh options each time, which have
+// the server's name and address. It cannot change the name, the addresses or the directory, nor
+// switch JetStream off. It can change a cluster's Routes, one to each server in the order of their
+// indexes, so that they lead through a Proxy. Several WithOptions are called in their order.
 func WithOptions(change func(*server.Options)) Option {
 	return func(c *config) { c.change = append(c.change, change) }
 }

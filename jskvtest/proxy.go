@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"strings"
+	"net/url"
 	"sync"
 	"testing"
 	"time"
@@ -93,7 +93,7 @@ func NewProxy(tb testing.TB, target string) *Proxy {
 	ctx, cancel := context.WithCancel(context.Background())
 	p := &Proxy{
 		tb:       tb,
-		target:   strings.TrimPrefix(target, "nats://"),
+		target:   address(target),
 		listener: listener,
 		ctx:      ctx,
 		cancel:   cancel,
@@ -104,6 +104,14 @@ func NewProxy(tb testing.TB, target string) *Proxy {
 	p.wg.Go(p.accept)
 	tb.Cleanup(p.end)
 	return p
+}
+
+// address is what to dial: of a URL, which may name a user too, its host and port.
+func address(target string) string {
+	if u, err := url.Parse(target); err == nil && u.Host != "" {
+		return u.Host
+	}
+	return target
 }
 
 // end is what happens to the proxy when the test ends.

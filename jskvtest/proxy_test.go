@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -56,6 +57,19 @@ func TestProxyForwards(t *testing.T) {
 	require.Equal(t, big, get(t, bind(t, srv.JetStream(), "profiles"), "big"))
 	require.Equal(t, 1, p.Connections())
 	require.Equal(t, []string{p.URL()}, p.Conn().Servers())
+}
+
+func TestProxyTakesAnAddressInEveryForm(t *testing.T) {
+	srv := jskvtest.NewServer(t)
+	address := strings.TrimPrefix(srv.URL(), "nats://")
+	_, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	for _, target := range []string{address, "localhost:" + port, "nats://" + address, "tls://" + address, "nats://sue:secret@" + address} {
+		p := jskvtest.NewProxy(t, target)
+		nc, err := nats.Connect(p.URL(), nats.NoReconnect())
+		require.NoError(t, err, target)
+		nc.Close()
+	}
 }
 
 func TestCutAndResetEndAllConnections(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -170,18 +171,24 @@ func (s *Server) start() error {
 
 // options makes the options anew for every start, because the server writes into its own.
 func (s *Server) options() *server.Options {
-	o := &server.Options{}
+	o := &server.Options{Routes: slices.Clone(s.routes)}
+	s.own(o) // for change to see
 	for _, change := range s.cfg.change {
 		change(o)
 	}
+	s.own(o)
+	return o
+}
+
+// own sets what is not to be changed.
+func (s *Server) own(o *server.Options) {
 	o.ServerName = s.name
 	o.Host, o.Port, o.DontListen = "127.0.0.1", s.port, false
 	o.JetStream, o.StoreDir = true, s.dir
 	o.NoSigs, o.NoLog = true, true
-	if s.cluster != nil {
-		o.Cluster, o.Routes = *s.cluster, s.routes
+	if c := s.cluster; c != nil {
+		o.Cluster.Name, o.Cluster.Host, o.Cluster.Port = c.Name, c.Host, c.Port
 	}
-	return o
 }
 
 func waitReady(ns *server.Server, log *failLog) error {

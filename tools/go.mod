@@ -1,7 +1,7 @@
 // The tools that .ci/run needs, apart from the library's own requirements.
 module github.com/seed646b090f/jskv/tools
 
-go 1.26.8
+go 1.26.0
 
 tool honnef.co/go/tools/cmd/staticcheck
 

@@ -1,4 +1,4 @@
-// Command config has feature flags that change while a program runs: the program decides by a
+// Command config has feature flags that change while a program runs: the program decides from a
 // local copy, which a cache keeps current, and is told of every change.
 //
 // It starts a server of its own inside the program. With NATS_URL set it uses that server, and
@@ -161,7 +161,7 @@ func (s *service) stop() {
 	s.logging.Wait()
 }
 
-// enabled decides for one user. It asks nobody, and is off where there is no flag.
+// enabled decides for one user. It sends no request, and is off where there is no flag.
 func (s *service) enabled(feature, user string) bool {
 	flag, ok := s.flags.Get(feature)
 	if !ok {
@@ -179,7 +179,7 @@ func (s *service) log(ctx context.Context) {
 		line := ""
 		switch {
 		case errors.As(err, &undecoded):
-			line = fmt.Sprintf("log: %s is off, its value is no flag: %s", change.New.Key, undecoded.Data)
+			line = fmt.Sprintf("log: %s is off, its value is not a flag: %s", change.New.Key, undecoded.Data)
 		case err != nil:
 			line = fmt.Sprintf("log: %v", err)
 		case !change.Existed:
@@ -287,8 +287,8 @@ func (op *operator) remove(ctx context.Context) error {
 	return nil
 }
 
-// mistake stores what is no flag, as any client of the bucket can: that is reported, the feature is
-// off, and the others stay as they are.
+// mistake stores a value that is not a flag, as any client of the bucket can. That is reported, the
+// feature is off, and the others stay as they are.
 func (op *operator) mistake(ctx context.Context) error {
 	if err := op.set(ctx, "search.voice", Flag{100, "search"}); err != nil {
 		return err

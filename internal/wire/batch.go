@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,12 +21,6 @@ const (
 
 	expectedSubjectHeader = "Nats-Expected-Last-Subject-Sequence-Subject"
 )
-
-// Guard is a key that a batch requires to be at a revision and does not write.
-type Guard struct {
-	Key      string
-	Revision uint64
-}
 
 // Batch is a set of writes that are stored together or not at all.
 type Batch struct {
@@ -51,6 +47,7 @@ type KeyError struct {
 	Err error
 }
 
+// Error names the key.
 func (e *KeyError) Error() string { return Quote(e.Key) + ": " + e.Err.Error() }
 
 // Unwrap returns the key's error.
@@ -65,8 +62,8 @@ func (b *Bucket) Commit(ctx context.Context, batch Batch) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(batch.Writes) == 0 {
-		return nil, b.holds(ctx, batch.Guards)
+	if err := b.overMarkers(ctx, batch.Writes); err != nil {
+		return nil, err
 	}
 	var backoff Backoff
 	for {
@@ -109,57 +106,26 @@ func (b *Bucket) plan(batch Batch) (Batch, error) {
 		switch {
 		case !ok:
 			guards = append(guards, g)
+		case writes[i].Create && writes[i].Revision == 0:
+			// Both hold where the revision is a marker, or none.
+			writes[i].Revision, writes[i].Create = g.Revision, g.Revision != 0
 		case writes[i].Expect && writes[i].Revision != g.Revision:
 			return batch, &KeyError{g.Key, fmt.Errorf("%w: two conditions that cannot both hold", ErrInvalidOption)}
 		default:
 			// The condition belongs to the key's first write.
-			writes[i].Expect, writes[i].Revision, writes[i].Create = true, g.Revision, false
+			writes[i].Expect, writes[i].Revision = true, g.Revision
 		}
 	}
 	batch.Writes, batch.Guards = writes, guards
 	return batch, nil
 }
 
-// holds checks guards without writing, all at one moment.
-func (b *Bucket) holds(ctx context.Context, guards []Guard) error {
-	_, err := b.checkGuards(ctx, guards)
-	return err
-}
-
-// checkGuards reads the guarded keys and returns the bucket's sequence at which they hold.
-func (b *Bucket) checkGuards(ctx context.Context, guards []Guard) (uint64, error) {
-	if len(guards) == 0 {
-		return 0, nil
-	}
-	if len(guards) > mostMatches {
-		return 0, fmt.Errorf("%w: %d required keys, at most %d can be read at one moment", ErrTooManyOperations, len(guards), mostMatches)
-	}
-	keys := make([]string, len(guards))
-	for i, g := range guards {
-		keys[i] = g.Key
-	}
-	info, err := b.originInfo(ctx)
-	if err != nil {
-		return 0, err
-	}
-	found, upTo, err := b.view(ctx, keys, info.State.LastSeq)
-	if err != nil {
-		return 0, err
-	}
-	actual := make(map[string]uint64, len(found))
-	for i := range found {
-		actual[found[i].Key] = found[i].Sequence
-	}
-	for _, g := range guards {
-		if actual[g.Key] != g.Revision {
-			return 0, &BatchConflict{g.Key, Conflict{g.Revision, actual[g.Key]}}
-		}
-	}
-	return max(upTo, info.State.LastSeq), nil
-}
-
 // commitOnce sends the batch. A single write needs none: it is a message with conditions.
 func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error) {
+	if len(batch.Writes) == 0 {
+		_, err := b.checkGuards(ctx, batch.Guards)
+		return nil, err
+	}
 	messages, whole, err := b.messages(ctx, batch)
 	if err != nil {
 		return nil, err
@@ -253,8 +219,7 @@ func (b *Bucket) messages(ctx context.Context, batch *Batch) (messages []*nats.M
 	}
 	if len(batch.Guards) > len(free) {
 		last := batch.Last
-		if last == 0 {
-			var err error
+		if last == 0 || b.facts.Load().mirror {
 			if last, err = b.checkGuards(ctx, batch.Guards); err != nil {
 				return nil, false, err
 			}
@@ -276,6 +241,12 @@ func (b *Bucket) sendBatch(ctx context.Context, messages []*nats.Msg, id string)
 	}
 	if err := ctx.Err(); err != nil {
 		return 0, nil, err
+	}
+	if len(messages) > 1 {
+		// The client's buffer may hold the beginning of a batch and nothing to end it with.
+		if err := b.connected(ctx); err != nil {
+			return 0, nil, err
+		}
 	}
 	commit := messages[len(messages)-1]
 	for i, m := range messages[:len(messages)-1] {
@@ -322,7 +293,7 @@ func (b *Bucket) findBatch(ctx context.Context, messages []*nats.Msg, id string,
 		for _, m := range messages {
 			key := m.Subject[len(b.writePrefix):]
 			found, err := b.fromLeader(ctx, key)
-			if errors.Is(err, ErrBucketNotFound) || errors.Is(err, ErrPermission) {
+			if final(err) {
 				return 0, nil, fmt.Errorf("%w: %w", lost, err)
 			}
 			if err != nil {
@@ -349,10 +320,8 @@ func (b *Bucket) refused(ctx context.Context, batch *Batch, messages []*nats.Msg
 	again := func() error { return fmt.Errorf("%w: %w", errBatchAgain, apiErr) }
 	switch apiErr.ErrorCode {
 	case codeBatchIncomplete:
-		for _, m := range messages {
-			if violation := b.violation(m.Subject); violation != nil {
-				return &KeyError{m.Subject[len(b.writePrefix):], violation}
-			}
+		if denied := b.deniedOf(ctx, messages); denied != nil {
+			return denied
 		}
 		return again()
 	case codeBatchesInFlight, codeTooManyRequests:
@@ -361,8 +330,11 @@ func (b *Bucket) refused(ctx context.Context, batch *Batch, messages []*nats.Msg
 	if _, _, mismatch := wrongLastSequence(apiErr); !mismatch {
 		return fromServer(apiErr)
 	}
-	if whole && batch.Last != 0 {
-		return errBucketMoved // whoever made the view makes another
+	// Whoever made a view makes another, unless that would be the same again: of a mirror that keeps a
+	// marker.
+	moved := whole && batch.Last != 0 && !b.facts.Load().mirror
+	if moved && !b.mirrored.Load() {
+		return errBucketMoved
 	}
 	// The answer does not tell whose condition failed. On replicas it may be none: another write
 	// was in flight.
@@ -381,6 +353,8 @@ func (b *Bucket) refused(ctx context.Context, batch *Batch, messages []*nats.Msg
 		}
 		switch {
 		case actual == w.Revision:
+		case w.Marker && actual == 0:
+			w.Revision, moved = 0, false
 		case !w.Create:
 			return &BatchConflict{w.Key, Conflict{w.Revision, actual}}
 		case actual != 0 && !current.Deleted():
@@ -389,16 +363,45 @@ func (b *Bucket) refused(ctx context.Context, batch *Batch, messages []*nats.Msg
 			w.Revision = actual // over a marker, or after one that has expired
 		}
 	}
-	for _, g := range batch.Guards {
+	switch {
+	case moved && len(batch.Guards) > mostMatches:
+		return errBucketMoved
+	case moved:
+		batch.Last = 0 // a mirror told it, and may of a part do so for ever: look at the guards themselves
+		return again()
+	}
+	for i := range batch.Guards {
+		g := &batch.Guards[i]
 		actual, err := b.newest(ctx, g.Key)
 		if err != nil {
 			return err
 		}
-		if actual != g.Revision {
+		if !g.holds(actual) {
 			return &BatchConflict{g.Key, Conflict{g.Revision, actual}}
 		}
+		g.Revision = actual
 	}
 	return again()
+}
+
+// deniedOf finds the message that the account may not publish. It begins with the one that the server
+// has just reported. To ask for each of the others takes a round trip or two, and leaves time to send the
+// batch again.
+func (b *Bucket) deniedOf(ctx context.Context, messages []*nats.Msg) error {
+	last := b.nc.LastError()
+	if !errors.Is(last, nats.ErrPermissionViolation) {
+		return nil
+	}
+	if i := slices.IndexFunc(messages, func(m *nats.Msg) bool { return b.reported(last, m.Subject) != nil }); i > 0 {
+		messages = slices.Concat(messages[i:i+1], messages)
+	}
+	for begun, i := time.Now(), 0; i < len(messages) && ctx.Err() == nil && time.Since(begun) < reportPatience; i++ {
+		m := messages[i]
+		if violation := b.violation(m.Subject); violation != nil {
+			return &KeyError{m.Subject[len(b.writePrefix):], violation}
+		}
+	}
+	return nil
 }
 
 // errBucketMoved says that the bucket has moved on behind Batch.Last, although no guard has.

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -18,21 +20,24 @@ type Bucket struct {
 	*Conn
 	name        string
 	stream      string // KV_<name>
+	directGet   string // the subject of direct gets
 	readPrefix  string // of the stored subjects; a mirror keeps its origin's
 	writePrefix string // of the subjects that writes go to
 	origin      place  // where writes arrive: the stream itself, or what it mirrors
 	handle      jetstream.Stream
 	idempotent  bool
 
-	shares  shares
-	answers *inbox // nil unless reads of single keys need it
+	shares    shares
+	gathering gathering
+	answers   keptInbox
 
 	facts    atomic.Pointer[facts] // of the stream that is read
 	rules    atomic.Pointer[facts] // of the one that takes the writes, nil while not known
 	high     atomic.Uint64         // the highest revision that this handle has been acknowledged for
 	mirrored atomic.Bool           // a mirror has answered a direct get for this stream
-	large    atomic.Int64          // until then, in Unix nanoseconds, the bucket is too large to list by one request
-	born     atomic.Int64          // creation time of the stream that takes the writes, which high belongs to
+	witness  atomic.Pointer[witness]
+	narrow   atomic.Bool  // the account may make consumers only with filters within the bucket
+	born     atomic.Int64 // creation time of the stream that takes the writes, which high belongs to
 }
 
 // place is a stream and the API prefix under which it is reached.
@@ -40,7 +45,7 @@ type place struct {
 	api, stream string
 }
 
-// facts are what a handle needs to know of its stream's configuration, as it last saw it.
+// facts are what a handle needs to know of its stream, as it last saw it.
 type facts struct {
 	created   time.Time
 	clustered bool
@@ -51,15 +56,18 @@ type facts struct {
 	rollup    bool // a message may drop the older ones of its key
 	ttls      bool // per-message TTLs are allowed
 	markerTTL time.Duration
-	remembers time.Duration // how long message ids are remembered
-	maxSize   int32         // of a message, -1 for any
+	maxSize   int32 // of a message, -1 for any
 	mirror    bool
+	own       bool // it has nothing but the bucket's keys
 	atomic    bool
+	large     bool   // it has more than one request may list, or more than it should
+	batched   bool   // batches of fast ingest are allowed, and judge writes as they are judged alone
+	leader    string // the server that takes the writes
 }
 
 func factsOf(info *jetstream.StreamInfo) *facts {
 	cfg := &info.Config
-	return &facts{
+	f := &facts{
 		created:   info.Created,
 		clustered: info.Cluster != nil && info.Cluster.Name != "",
 		replicas:  cfg.Replicas,
@@ -69,16 +77,25 @@ func factsOf(info *jetstream.StreamInfo) *facts {
 		rollup:    cfg.AllowRollup && !cfg.DenyPurge,
 		ttls:      cfg.AllowMsgTTL,
 		markerTTL: cfg.SubjectDeleteMarkerTTL,
-		remembers: cfg.Duplicates,
 		maxSize:   cfg.MaxMsgSize,
 		mirror:    cfg.Mirror != nil,
-		atomic:    cfg.AllowAtomicPublish,
+		own: cfg.Mirror == nil && len(cfg.Sources) == 0 && cfg.SubjectTransform == nil &&
+			slices.Equal(cfg.Subjects, []string{keySpaceOf(cfg.Name) + AllKeys}),
+		atomic: cfg.AllowAtomicPublish,
+		large:  info.State.NumSubjects > mostMatches || info.State.NumSubjects*averageSize(info) > listBytes,
+		// In a batch a full bucket refuses also what would replace as much as it brings.
+		batched: cfg.AllowBatchPublish && cfg.MaxBytes <= 0 && cfg.MaxMsgs <= 0 && !cfg.DiscardNewPerSubject,
 	}
+	if info.Cluster != nil {
+		f.leader = info.Cluster.Leader
+	}
+	return f
 }
 
 // Options are what a bucket is opened or made with beside its configuration.
 type Options struct {
 	Transactions bool // accept atomic batches
+	FastIngest   bool // accept batches of fast ingest
 	Idempotent   bool // stamp writes with an id
 }
 
@@ -99,7 +116,7 @@ func Open(ctx context.Context, js jetstream.JetStream, name string, opts Options
 }
 
 func (c *Conn) openStream(ctx context.Context, name string) (jetstream.Stream, error) {
-	return askThrough(ctx, c, name, func(ctx context.Context) (jetstream.Stream, error) {
+	return askThrough(ctx, c, infoOf+name, func(ctx context.Context) (jetstream.Stream, error) {
 		return c.js.Stream(ctx, name)
 	})
 }
@@ -108,15 +125,19 @@ func (c *Conn) openStream(ctx context.Context, name string) (jetstream.Stream, e
 func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) (*Bucket, error) {
 	info := stream.CachedInfo()
 	if info.Config.MaxMsgsPerSubject < 1 {
-		return nil, fmt.Errorf("%w: stream %s keeps no history per subject", jetstream.ErrBadBucket, info.Config.Name)
+		return nil, badBucket(info.Config.Name)
 	}
 	if opts.Transactions && !info.Config.AllowAtomicPublish {
 		return nil, ErrTransactionsDisabled
+	}
+	if opts.FastIngest && !info.Config.AllowBatchPublish {
+		return nil, fmt.Errorf("%w: the bucket does not accept fast ingest, CreateOrUpdateBucket with WithFastIngest enables it", ErrInvalidOption)
 	}
 	b := &Bucket{
 		Conn:       c,
 		name:       strings.TrimPrefix(info.Config.Name, streamPrefix),
 		stream:     info.Config.Name,
+		directGet:  c.api + directGet + info.Config.Name,
 		handle:     stream,
 		idempotent: opts.Idempotent,
 	}
@@ -131,19 +152,25 @@ func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) 
 		b.sawOrigin(info)
 	}
 	if b.shared() {
-		if err := b.keepInbox(); err != nil {
+		// Its reads of single keys need it, but over a connection that is drained, which has none.
+		if err := b.keepInbox(); err != nil && !errors.Is(err, nats.ErrConnectionDraining) {
 			return nil, err
 		}
 	}
 	return b, nil
 }
 
+func badBucket(stream string) error {
+	return fmt.Errorf("%w: stream %s keeps no history per subject", jetstream.ErrBadBucket, stream)
+}
+
 // locate follows mirrors to the stream that takes the writes, and tells the prefix of the
 // subjects that cfg's stream stores.
 func (c *Conn) locate(ctx context.Context, api string, cfg *jetstream.StreamConfig, depth int) (readPrefix string, origin place) {
+	self := place{api, cfg.Name}
 	mirror := cfg.Mirror
 	if mirror == nil {
-		return keySpaceOf(cfg.Name), place{api, cfg.Name}
+		return keySpaceOf(cfg.Name), self
 	}
 	if mirror.External != nil && mirror.External.APIPrefix != "" {
 		api = strings.TrimSuffix(mirror.External.APIPrefix, ".") + "."
@@ -157,8 +184,10 @@ func (c *Conn) locate(ctx context.Context, api string, cfg *jetstream.StreamConf
 	if err == nil && depth < mostMirrors {
 		readPrefix, origin = c.locate(ctx, api, &info.Config, depth+1)
 	} else {
-		readPrefix = keySpaceOf(mirror.Name)
 		origin = place{api, mirror.Name}
+		if readPrefix = c.storedPrefix(ctx, self); readPrefix == "" {
+			readPrefix = keySpaceOf(mirror.Name)
+		}
 	}
 	for _, transform := range mirror.SubjectTransforms {
 		if rest, ok := strings.CutPrefix(transform.Destination, keySpace); ok {
@@ -170,22 +199,45 @@ func (c *Conn) locate(ctx context.Context, api string, cfg *jetstream.StreamConf
 	return readPrefix, origin
 }
 
+// storedPrefix is that of the subjects which the mirror at p has, "" where nothing tells. What it mirrors,
+// if that cannot be asked, may have been a mirror itself.
+func (c *Conn) storedPrefix(ctx context.Context, p place) string {
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	newest := mustJSON(map[string]string{"last_by_subj": keySpace + AllKeys})
+	msg, err := c.ask(ctx, p.api+directGet+p.stream, newest)
+	if err != nil {
+		return "" // no reason to keep anyone from reading: see locate
+	}
+	rest, ok := strings.CutPrefix(lastOf(msg.Header, jetstream.SubjectHeader), keySpace)
+	bucket, _, _ := strings.Cut(rest, ".")
+	if !ok {
+		return ""
+	}
+	return keySpace + bucket + "."
+}
+
 // streamInfo asks for a stream's state; ErrBucketNotFound when it is not there.
 func (c *Conn) streamInfo(ctx context.Context, p place) (*jetstream.StreamInfo, error) {
 	var info jetstream.StreamInfo
-	if err := c.apiRequest(ctx, p.api, "STREAM.INFO."+p.stream, nil, &info); err != nil {
+	if err := c.apiRequest(ctx, p.api, infoOf+p.stream, nil, &info); err != nil {
 		return nil, err
 	}
 	return &info, nil
 }
 
+// witness tells which stream was there at a time.
+type witness struct{ asked, created time.Time }
+
 // Info asks for the state of the bucket's stream and remembers what it says of the
 // configuration.
 func (b *Bucket) Info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	asked := time.Now()
 	info, err := b.streamInfo(ctx, place{b.api, b.stream})
 	if err != nil {
 		return nil, err
 	}
+	b.witness.Store(&witness{asked, info.Created})
 	b.facts.Store(factsOf(info))
 	if b.origin == (place{b.api, b.stream}) {
 		b.sawOrigin(info)
@@ -205,10 +257,25 @@ func (b *Bucket) originInfo(ctx context.Context) (*jetstream.StreamInfo, error) 
 // sawOrigin forgets what was acknowledged by a stream that another has replaced.
 func (b *Bucket) sawOrigin(info *jetstream.StreamInfo) {
 	created := info.Created.UnixNano()
-	if known := b.born.Swap(created); known != 0 && known != created {
-		b.high.Store(0)
+	if known := b.born.Load(); known != 0 && known != created {
+		b.high.Store(0) // before: whoever reads born and then high has none of the old stream's
 	}
+	b.born.Store(created)
 	b.rules.Store(factsOf(info))
+}
+
+// era is the time in which one stream has the bucket's name: a sequence tells nothing in another's.
+type era struct{ born int64 } // when the stream was made, 0 while that is not known
+
+func (b *Bucket) era() era { return era{b.born.Load()} }
+
+// over reports whether another stream is known to have taken the place of the era's.
+func (e *era) over(b *Bucket) bool {
+	now := b.born.Load()
+	if e.born == 0 {
+		e.born = now
+	}
+	return e.born != now
 }
 
 // writeRules are the rules for writes; fresh asks for them anew.
@@ -237,7 +304,7 @@ func (b *Bucket) Stream() jetstream.Stream { return b.handle }
 // Status is the bucket's status as the stock client gives it, so that programs can go on with
 // its concrete type.
 func (b *Bucket) Status(ctx context.Context) (jetstream.KeyValueStatus, error) {
-	return askThrough(ctx, b.Conn, b.stream, func(ctx context.Context) (jetstream.KeyValueStatus, error) {
+	return askThrough(ctx, b.Conn, infoOf+b.stream, func(ctx context.Context) (jetstream.KeyValueStatus, error) {
 		kv, err := b.js.KeyValue(ctx, b.name)
 		if err != nil {
 			return nil, err
@@ -274,6 +341,12 @@ func (b *Bucket) forget(last uint64) {
 // shared reports whether direct gets may be answered by another server than the one that
 // acknowledged: now, or as soon as somebody gives the bucket replicas.
 func (b *Bucket) shared() bool { return b.facts.Load().clustered || b.cautious() }
+
+// connectedTo reports whether the connection is to the server that takes the writes, of that name. In
+// another domain there may be a namesake.
+func (b *Bucket) connectedTo(leader string) bool {
+	return b.origin.api == jetstream.DefaultAPIPrefix && b.nc.ConnectedServerName() == leader
+}
 
 // gone tells why nobody answers for the stream at p: it was deleted (ErrBucketNotFound), or
 // the server cannot be asked. It returns nil when the stream is there.
@@ -345,7 +418,8 @@ func Names(ctx context.Context, js jetstream.JetStream) iter.Seq2[string, error]
 				return
 			}
 			for _, stream := range page.Streams {
-				if name, ok := strings.CutPrefix(stream, streamPrefix); ok && !yield(name, nil) {
+				name, ok := strings.CutPrefix(stream, streamPrefix)
+				if ok && CheckBucket(name) == nil && !yield(name, nil) {
 					return
 				}
 			}

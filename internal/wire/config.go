@@ -23,6 +23,7 @@ const (
 	// API levels of the server that know a feature (ADR-44).
 	levelMessageTTL = 1
 	levelAtomic     = 2
+	levelFastIngest = 4
 )
 
 // Create creates the bucket, or binds to one of the same configuration.
@@ -35,11 +36,21 @@ func Create(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueC
 }
 
 func (c *Conn) create(ctx context.Context, scfg jetstream.StreamConfig, opts Options) (*Bucket, error) {
-	stream, err := c.js.CreateStream(ctx, scfg)
-	if err != nil {
-		return nil, c.denied(fromJetStream(err), c.api+"STREAM.CREATE."+scfg.Name)
+	// Where somebody updates what was just made, a cluster may leave its maker without an answer (2.15.2).
+	for attempt := 1; ; attempt++ {
+		stream, err := askThrough(ctx, c, "STREAM.CREATE."+scfg.Name, func(ctx context.Context) (jetstream.Stream, error) {
+			return c.js.CreateStream(ctx, scfg)
+		})
+		if err == nil {
+			return c.bind(ctx, stream, opts)
+		}
+		// A server may still be busy removing the files of a stream of the name that was just deleted.
+		refusal, ok := errors.AsType[*jetstream.APIError](err)
+		busy := ok && refusal.ErrorCode == codeStoreNotCreated
+		if !busy || attempt == nobodyAttempts || pause(ctx, noRespondersPause) != nil {
+			return nil, err
+		}
 	}
-	return c.bind(ctx, stream, opts)
 }
 
 // CreateOrUpdate creates the bucket, or applies to the one that is there what cfg and opts state.
@@ -84,6 +95,11 @@ func prepare(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValue
 	if cfg.LimitMarkerTTL != 0 && cfg.LimitMarkerTTL < time.Second {
 		return nil, none, fmt.Errorf("%w: LimitMarkerTTL %v is less than a second", ErrInvalidOption, cfg.LimitMarkerTTL)
 	}
+	for _, origin := range origins(cfg) {
+		if err := checkOrigin(origin); err != nil {
+			return nil, none, err
+		}
+	}
 	c, err := NewConn(js)
 	if err != nil {
 		return nil, none, err
@@ -94,10 +110,30 @@ func prepare(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValue
 	return c, streamConfig(cfg, opts), nil
 }
 
+// origins are what the bucket takes its keys from.
+func origins(cfg jetstream.KeyValueConfig) []*jetstream.StreamSource {
+	if cfg.Mirror != nil {
+		return []*jetstream.StreamSource{cfg.Mirror}
+	}
+	return cfg.Sources
+}
+
+func checkOrigin(origin *jetstream.StreamSource) error {
+	switch {
+	case origin == nil:
+		return fmt.Errorf("%w: a source is nil", ErrInvalidOption)
+	case origin.Name == "":
+		return fmt.Errorf("%w: a mirror or source without the name of its origin", ErrInvalidOption)
+	case origin.Domain != "" && origin.External != nil:
+		return fmt.Errorf("%w: origin %s has both a Domain and an External", ErrInvalidOption, origin.Name)
+	}
+	return nil
+}
+
 // checkLevel asks whether the server knows the features that are wanted; an old one would
 // ignore them without a word.
 func (c *Conn) checkLevel(ctx context.Context, cfg jetstream.KeyValueConfig, opts Options) error {
-	if cfg.LimitMarkerTTL == 0 && !opts.Transactions {
+	if cfg.LimitMarkerTTL == 0 && !opts.Transactions && !opts.FastIngest {
 		return nil
 	}
 	var account jetstream.AccountInfo
@@ -109,6 +145,9 @@ func (c *Conn) checkLevel(ctx context.Context, cfg jetstream.KeyValueConfig, opt
 	}
 	if opts.Transactions && account.API.Level < levelAtomic {
 		return fmt.Errorf("%w: the server does not support atomic batches (2.12 or later does)", ErrInvalidOption)
+	}
+	if opts.FastIngest && account.API.Level < levelFastIngest {
+		return fmt.Errorf("%w: the server does not support fast ingest (2.14 or later does)", ErrInvalidOption)
 	}
 	return nil
 }
@@ -137,6 +176,7 @@ func streamConfig(cfg jetstream.KeyValueConfig, opts Options) jetstream.StreamCo
 		AllowMsgTTL:            cfg.LimitMarkerTTL != 0,
 		SubjectDeleteMarkerTTL: cfg.LimitMarkerTTL,
 		AllowAtomicPublish:     opts.Transactions,
+		AllowBatchPublish:      opts.FastIngest,
 	}
 	if cfg.Replicas < 0 {
 		scfg.Replicas = cfg.Replicas // for the server to refuse
@@ -190,7 +230,6 @@ func bucketSource(bucket string, source *jetstream.StreamSource) *jetstream.Stre
 }
 
 // external names the origin's domain by its API prefix, the form that the server understands.
-// Both being set is for package jetstream to refuse.
 func external(source *jetstream.StreamSource) *jetstream.StreamSource {
 	if source.Domain == "" || source.External != nil {
 		return source
@@ -206,8 +245,15 @@ func (c *Conn) update(ctx context.Context, cfg jetstream.KeyValueConfig, scfg je
 	var current struct {
 		Config map[string]json.RawMessage `json:"config"`
 	}
-	if err := c.apiRequest(ctx, c.api, "STREAM.INFO."+scfg.Name, nil, &current); err != nil {
+	if err := c.apiRequest(ctx, c.api, infoOf+scfg.Name, nil, &current); err != nil {
 		return err
+	}
+	history, err := setting[int64](current.Config, "max_msgs_per_subject")
+	if err != nil {
+		return err
+	}
+	if history < 1 {
+		return badBucket(scfg.Name) // which a history would cost messages
 	}
 	wanted, err := stated(cfg, scfg, opts, current.Config)
 	if err != nil {
@@ -232,11 +278,9 @@ func (c *Conn) update(ctx context.Context, cfg jetstream.KeyValueConfig, scfg je
 func stated(cfg jetstream.KeyValueConfig, scfg jetstream.StreamConfig, opts Options, current map[string]json.RawMessage) (map[string]json.RawMessage, error) {
 	if cfg.Metadata != nil {
 		// The server keeps notes of its own among the metadata.
-		var metadata map[string]string
-		if raw := current["metadata"]; raw != nil {
-			if err := json.Unmarshal(raw, &metadata); err != nil {
-				return nil, fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
-			}
+		metadata, err := setting[map[string]string](current, "metadata")
+		if err != nil {
+			return nil, err
 		}
 		maps.DeleteFunc(metadata, func(name, _ string) bool { return !strings.HasPrefix(name, "_nats.") })
 		if metadata == nil {
@@ -247,11 +291,9 @@ func stated(cfg jetstream.KeyValueConfig, scfg jetstream.StreamConfig, opts Opti
 	}
 	if cfg.TTL > 0 {
 		// The duplicate window must not exceed the age; what is narrower already stays.
-		var window time.Duration
-		if raw := current["duplicate_window"]; raw != nil {
-			if err := json.Unmarshal(raw, &window); err != nil {
-				return nil, fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
-			}
+		window, err := setting[time.Duration](current, "duplicate_window")
+		if err != nil {
+			return nil, err
 		}
 		if window > 0 {
 			scfg.Duplicates = min(window, cfg.TTL)
@@ -285,6 +327,7 @@ func stated(cfg jetstream.KeyValueConfig, scfg jetstream.StreamConfig, opts Opti
 		{cfg.LimitMarkerTTL != 0, []string{"allow_msg_ttl", "subject_delete_marker_ttl"}},
 		{cfg.Metadata != nil, []string{"metadata"}},
 		{opts.Transactions, []string{"allow_atomic"}},
+		{opts.FastIngest, []string{"allow_batched"}},
 	} {
 		if setting.stated {
 			for _, name := range setting.names {
@@ -293,6 +336,16 @@ func stated(cfg jetstream.KeyValueConfig, scfg jetstream.StreamConfig, opts Opti
 		}
 	}
 	return wanted, nil
+}
+
+// setting is one of a configuration as the server holds it, the zero value where it has none.
+func setting[V any](config map[string]json.RawMessage, name string) (value V, err error) {
+	if raw := config[name]; raw != nil {
+		if err = json.Unmarshal(raw, &value); err != nil {
+			err = fmt.Errorf("%w: %w", jetstream.ErrInvalidJetStreamResponse, err)
+		}
+	}
+	return value, err
 }
 
 func sameJSON(a, b json.RawMessage) bool {

@@ -20,12 +20,20 @@ const (
 	// package jetstream waits as long before it publishes again.
 	noRespondersPause = 250 * time.Millisecond
 
+	// nobodyAttempts is how often something is sent that nobody is there to take.
+	nobodyAttempts = 4
+
 	// firstPatience is how long a question waits for its answer before it is asked again: what was
 	// asked of a server that went away, or of a stream that has no leader, stays without one.
 	firstPatience = 500 * time.Millisecond
 
+	// reportPatience is how long the server may take to report a violation: over a slow link longer than the
+	// time for which a call whose context has ended should go on.
+	reportPatience = time.Second
+
 	statusHeader = "Status"
 	directGet    = "DIRECT.GET."
+	infoOf       = "STREAM.INFO."
 )
 
 // Conn sends requests over the connection of a JetStream, under its API prefix.
@@ -58,7 +66,7 @@ func NewConn(js jetstream.JetStream) (*Conn, error) {
 	return c, nil
 }
 
-// Bound gives ctx the default deadline when it has none. It is the one place that adds it.
+// Bound gives ctx the default deadline when it has none. It and request are the places that add it.
 func (c *Conn) Bound(ctx context.Context) (context.Context, context.CancelFunc) {
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
@@ -79,8 +87,11 @@ func (c *Conn) request(ctx context.Context, subject string, header nats.Header, 
 		}
 		return c.nc.RequestMsg(&nats.Msg{Subject: subject, Header: header, Data: data}, c.timeout)
 	}
-	ctx, cancel := c.Bound(ctx)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		patient := withPatience(ctx, c.timeout)
+		defer patient.release()
+		ctx = patient
+	}
 	if header == nil {
 		return c.nc.RequestWithContext(ctx, subject, data)
 	}
@@ -117,14 +128,17 @@ func (c *Conn) askOnce(ctx context.Context, subject string, data []byte, patienc
 	if ctx.Done() == nil {
 		return c.nc.Request(subject, data, min(patience, c.timeout))
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	return c.nc.RequestWithContext(ctx, subject, data)
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= patience {
+		return c.nc.RequestWithContext(ctx, subject, data)
+	}
+	attempt := withPatience(ctx, patience)
+	defer attempt.release()
+	return c.nc.RequestWithContext(attempt, subject, data)
 }
 
-// askThrough is ask for what package jetstream asks the stream for.
-func askThrough[V any](ctx context.Context, c *Conn, stream string, question func(context.Context) (V, error)) (V, error) {
-	subject := c.api + "STREAM.INFO." + stream
+// askThrough is ask for what package jetstream asks, on a subject of the API.
+func askThrough[V any](ctx context.Context, c *Conn, subject string, question func(context.Context) (V, error)) (V, error) {
+	subject = c.api + subject
 	ctx, cancel := c.Bound(ctx)
 	defer cancel()
 	for patience := firstPatience; ; patience = min(2*patience, attemptTimeout) {
@@ -168,8 +182,7 @@ func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, 
 			}
 		}
 		// A server that has just started, or a group without a leader, which takes seconds to elect.
-		const attempts = 4
-		nobody := errors.Is(err, nats.ErrNoResponders) && attempt == attempts
+		nobody := errors.Is(err, nats.ErrNoResponders) && attempt == nobodyAttempts
 		if nobody || time.Since(begun) > c.timeout || pause(ctx, noRespondersPause) != nil {
 			return err
 		}
@@ -200,27 +213,42 @@ func (c *Conn) denied(err error, subject string) error {
 	return err
 }
 
+// post publishes m. When the connection breaks at that, m may be on its way as well as not, like what was
+// published before: that is no error, but nothing will be heard of it.
+func (c *Conn) post(m *nats.Msg) error {
+	err := c.nc.PublishMsg(m)
+	if neverSent(err) || errors.Is(err, nats.ErrConnectionClosed) {
+		return err
+	}
+	return nil
+}
+
 // violation is the error of a message to subject that the account may not publish, or whose
 // answer it may not receive; nil when the server reported none. It drops such a message and
 // reports that on the connection, beside the request.
 func (c *Conn) violation(subject string) error {
-	last := c.nc.LastError()
-	if last == nil || !errors.Is(last, nats.ErrPermissionViolation) {
+	if !errors.Is(c.nc.LastError(), nats.ErrPermissionViolation) {
 		return nil
 	}
-	// The connection keeps the last report only, which may be another call's by now: provoke
-	// ours again.
+	// The connection keeps the last report only, which may be another call's by now, or of before the
+	// permission was given: provoke ours again.
 	for range 3 {
+		others := false
 		for _, provoke := range []func(string) error{c.provoke, c.provokeAnswer} {
+			last := provoke(subject)
+			if last == nil {
+				return nil
+			}
 			if violation := c.reported(last, subject); violation != nil {
 				return violation
 			}
-			if last = provoke(subject); last == nil {
-				return nil
-			}
+			others = others || !errors.Is(last, errNoReport)
+		}
+		if !others {
+			break
 		}
 	}
-	return c.reported(last, subject)
+	return nil
 }
 
 // reported is the report last of the server, if it is of a message to subject or of its answer.
@@ -248,9 +276,9 @@ func atHome(subject string) string {
 	return jetstream.DefaultAPIPrefix + rest
 }
 
-// provoke publishes something without consequence to subject, if there is such a thing, and returns
-// what the server last reported after it has seen that: a message that no stream may store, or a
-// question that nobody receives the answer to. It returns nil when the server cannot tell.
+// provoke publishes something without consequence to subject, and returns what the server reports then: a
+// message that no stream may store, or a question that nobody receives the answer to. Where there is no such
+// thing it returns what was reported last. It returns nil when the server cannot tell.
 func (c *Conn) provoke(subject string) error {
 	msg := &nats.Msg{Subject: subject}
 	switch {
@@ -266,7 +294,7 @@ func (c *Conn) provoke(subject string) error {
 // harmless reports whether an empty request to subject, without an address for the answer, has no
 // effect, or the one that the caller asked for. One to purge would purge everything.
 func harmless(subject string) bool {
-	for _, api := range []string{directGet, "STREAM.INFO.", "STREAM.MSG.GET.", "STREAM.NAMES", "CONSUMER.CREATE.", "CONSUMER.MSG.NEXT.", "CONSUMER.DELETE."} {
+	for _, api := range []string{directGet, infoOf, "STREAM.MSG.GET.", "STREAM.NAMES", "CONSUMER.CREATE.", "CONSUMER.MSG.NEXT.", "CONSUMER.DELETE."} {
 		if strings.Contains(subject, api) {
 			return true
 		}
@@ -285,15 +313,43 @@ func (c *Conn) provokeAnswer(string) error {
 	})
 }
 
-// flushed is what the server last reported after it has seen what send sends, nil when there is no
-// connection that could tell.
+// errNoReport says that the server has reported nothing.
+var errNoReport = errors.New("nothing was reported")
+
+// flushed is what the server last reported while it came to see what send sends, errNoReport when that was
+// nothing, nil when there is no connection that could tell.
 func (c *Conn) flushed(send func() error) error {
 	c.provoking.Lock()
 	defer c.provoking.Unlock()
-	if !c.nc.IsConnected() || send() != nil || c.nc.FlushTimeout(firstPatience/2) != nil {
+	before := c.nc.LastError()
+	if !c.nc.IsConnected() || send() != nil || c.nc.FlushTimeout(reportPatience) != nil {
 		return nil
 	}
-	return c.nc.LastError()
+	last := c.nc.LastError()
+	if !errors.Is(last, nats.ErrPermissionViolation) || last == before { // each report is an error of its own
+		return errNoReport
+	}
+	return last
+}
+
+// epoch counts the client's reconnects: what was under way in an earlier one is lost.
+func (c *Conn) epoch() uint64 { return c.nc.Stats().Reconnects }
+
+// ending tells why no subscription receives anything any more, nil while they do. A connection that is
+// drained ends them first, and goes on for as long as one of them is still being handled.
+func (c *Conn) ending() error {
+	switch c.nc.Status() {
+	case nats.CLOSED:
+		return nats.ErrConnectionClosed
+	case nats.DRAINING_SUBS, nats.DRAINING_PUBS:
+		return nats.ErrConnectionDraining
+	}
+	return nil
+}
+
+// over reports whether err is one of a connection that ends.
+func over(err error) bool {
+	return errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, nats.ErrConnectionDraining)
 }
 
 func (c *Conn) inboxPrefix() string {

@@ -33,7 +33,7 @@ var (
 	ErrBucketReplaced       error = &sentinel{"bucket was replaced by another of the same name", nil}
 	ErrInvalidOption        error = &sentinel{"invalid option", jetstream.ErrInvalidOption}
 	ErrWatcherStopped       error = &sentinel{"reading was stopped", nil}
-	ErrTransactionsDisabled error = &sentinel{"the bucket does not accept transactions, WithTransactions enables them", nil}
+	ErrTransactionsDisabled error = &sentinel{"the bucket does not accept transactions, CreateOrUpdateBucket with WithTransactions enables them", nil}
 	ErrTooManyOperations    error = &sentinel{"too many operations", nil}
 	ErrInvalidFilter        error = &sentinel{"invalid filter", nil}
 	ErrBucketFull           error = &sentinel{"bucket is full", nil}
@@ -57,7 +57,7 @@ func (c *Conflict) Unwrap() error { return ErrRevisionMismatch }
 func ConflictText(expected, actual uint64) string {
 	switch {
 	case expected == 0:
-		return fmt.Sprintf("a revision exists (%d)", actual)
+		return fmt.Sprintf("the key has a revision already (%d)", actual)
 	case actual == 0:
 		return fmt.Sprintf("revision %d is not the newest, the key has none", expected)
 	default:
@@ -68,6 +68,7 @@ func ConflictText(expected, actual uint64) string {
 // Error codes of the server (its errors.json) that package jetstream has no names for.
 const (
 	codeStreamStoreFailed  jetstream.ErrorCode = 10077
+	codeStoreNotCreated    jetstream.ErrorCode = 10049
 	codeNotAvailable       jetstream.ErrorCode = 10008
 	codeRollupFailed       jetstream.ErrorCode = 10111
 	codeDuplicateInProcess jetstream.ErrorCode = 10158
@@ -78,6 +79,8 @@ const (
 	codeBatchIncomplete    jetstream.ErrorCode = 10176
 	codeBatchTooLarge      jetstream.ErrorCode = 10199
 	codeBatchDuplicate     jetstream.ErrorCode = 10201
+	codeIngestDisabled     jetstream.ErrorCode = 10205
+	codeIngestUnknown      jetstream.ErrorCode = 10208
 	codeBatchesInFlight    jetstream.ErrorCode = 10210
 
 	// serviceUnavailable is the status of errors that pass: no leader, not ready.

@@ -82,7 +82,7 @@ func TestConflictsHaveWords(t *testing.T) {
 		want     string
 	}{
 		{Conflict{Expected: 1, Actual: 2}, "revision 1 is not the newest (2)"},
-		{Conflict{Expected: 0, Actual: 2}, "a revision exists (2)"},
+		{Conflict{Expected: 0, Actual: 2}, "the key has a revision already (2)"},
 		{Conflict{Expected: 1, Actual: 0}, "revision 1 is not the newest, the key has none"},
 	} {
 		require.Equal(t, test.want, test.conflict.Error())

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go"
 )
 
 // Sink is kept equal to a bucket by a Follower. Its methods are called one after the other, on
@@ -37,15 +35,24 @@ type Follower struct {
 	replaced bool      // it is another, or has lost revisions that it had
 	position uint64    // the sink has what the stream had up to here
 
-	first, last uint64 // what the stream had when it was last looked at, see sweep
+	expired     uint64        // the sink has nothing below it
+	first, last uint64        // what the stream had when it was last looked at, see sweep
+	ahead       time.Duration // of the server's clock, at most, is the client's
+	read        time.Time     // when the latest snapshot was complete
+	took        time.Duration // so long it took
+	again       time.Time     // when another is due, see doubt
+	doubts      int           // how many were so, one soon after the other
 
+	wanted atomic.Bool           // is another, see Refresh
+	taken  atomic.Uint64         // messages of snapshots
 	drains chan chan struct{}    // see ReaderConfig
 	heard  atomic.Int64          // when the server last answered, in Unix nanoseconds
 	lost   atomic.Pointer[error] // why the bucket is out of reach, nil while it is not
 	intact atomic.Uint64         // 1 + epoch of the connection since which the sink is complete, 0 while it is not
 }
 
-// NewFollower makes a follower of the keys that filters match, none: of all.
+// NewFollower makes a follower of the keys that one of the filters matches, or of all keys when
+// there is none.
 func (b *Bucket) NewFollower(filters []string, sink Sink) *Follower {
 	f := &Follower{b: b, filters: filters, sink: sink, drains: make(chan chan struct{})}
 	f.hear()
@@ -65,6 +72,12 @@ func (f *Follower) Silent() time.Duration {
 	}
 	return max(quiet, 1)
 }
+
+// Taken counts the messages of snapshots: while it grows nobody waits for the server.
+func (f *Follower) Taken() uint64 { return f.taken.Load() }
+
+// Refresh has the bucket read again soon, for who waits for a moment at which the sink has all.
+func (f *Follower) Refresh() { f.wanted.Store(true) }
 
 // Lost is why the bucket is out of reach, nil while it is not.
 func (f *Follower) Lost() error {
@@ -86,7 +99,7 @@ func (f *Follower) change(err error) {
 // Timeout is how long a server may take to answer.
 func (b *Bucket) Timeout() time.Duration { return b.timeout }
 
-// Run follows until ctx ends, or until what cannot pass: a closed connection, a missing
+// Run follows until ctx ends, or until what cannot pass: a connection that is closed or drained, a missing
 // permission, and before the bucket was ever reached everything that waiting does not mend.
 func (f *Follower) Run(ctx context.Context) error {
 	var backoff Backoff
@@ -97,7 +110,7 @@ func (f *Follower) Run(ctx context.Context) error {
 			return ctx.Err()
 		case errors.Is(err, errAgain):
 			continue
-		case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, ErrPermission):
+		case over(err), forbidden(err):
 			return err
 		case errors.Is(err, ErrBucketReplaced):
 			f.replaced = true
@@ -134,7 +147,8 @@ var errAgain = errors.New("the bucket has to be read again")
 // follow reads a snapshot and what comes after it, up to the next interruption.
 func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 	f.intact.Store(0)
-	f.position, f.first, f.last = 0, 0, 0
+	f.wanted.Store(false)
+	f.position, f.first, f.last, f.expired = 0, 0, 0, 0
 	life, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	r, err := f.b.OpenReader(life, ReaderConfig{
@@ -144,7 +158,6 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 		onAgain:  func() { end(errAgain) },
 		onPassed: f.passed,
 		drains:   f.drains,
-		bulk:     true,
 	})
 	if context.Cause(life) == errAgain {
 		err = errAgain
@@ -155,14 +168,16 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 	defer r.Stop()
 	*backoff = Backoff{}
 	another := f.replaced || !f.created.IsZero() && !r.created.Equal(f.created)
-	f.created, f.gone, f.replaced = r.created, false, false
+	f.created, f.gone, f.replaced, f.ahead = r.created, false, false, r.ahead
 	f.change(nil)
 	f.hear()
 	f.sink.Begin(another, r.expected)
-	if err = f.snapshot(ctx, r); err == nil {
+	since, err := f.snapshot(ctx, r)
+	if err == nil {
 		f.sink.Complete()
 		f.intact.Store(1 + r.epoch)
 		f.passed(max(r.Target(), r.cursor))
+		f.judge(ctx, r, r.Target()+since)
 		err = f.updates(ctx, r)
 	}
 	if context.Cause(life) == errAgain {
@@ -171,20 +186,23 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 	return err
 }
 
-// snapshot hands the sink what the bucket has.
-func (f *Follower) snapshot(ctx context.Context, r *Reader) error {
+// snapshot hands the sink what the bucket has, and counts what of that came after the reader was opened.
+func (f *Follower) snapshot(ctx context.Context, r *Reader) (since uint64, err error) {
 	var m Message
 	for !r.Synced() {
-		var err error
 		if m, err = r.Next(ctx); errors.Is(err, ErrSynced) {
 			break
 		}
 		if err != nil {
-			return err
+			return since, err
+		}
+		if m.Sequence > r.Target() {
+			since++
 		}
 		f.sink.Apply(&m)
+		f.taken.Add(1)
 	}
-	return nil
+	return since, nil
 }
 
 // updates hands the sink what changes.
@@ -194,14 +212,20 @@ func (f *Follower) updates(ctx context.Context, r *Reader) error {
 		err := f.until(turn, r)
 		ended := turn.Err() != nil
 		cancel()
-		if !ended || ctx.Err() != nil || r.life.Err() != nil {
+		switch {
+		case err != nil && (!ended || ctx.Err() != nil || r.life.Err() != nil):
 			return err
+		case !f.again.IsZero() && !time.Now().Before(f.again):
+			return errAgain
+		case ended:
+			f.sweep(ctx)
 		}
-		f.sweep(ctx)
 	}
 }
 
+// until hands the sink what comes within a turn, or up to a doubt.
 func (f *Follower) until(turn context.Context, r *Reader) error {
+	markersExpire := f.markersExpire()
 	var m Message
 	for {
 		var err error
@@ -210,6 +234,14 @@ func (f *Follower) until(turn context.Context, r *Reader) error {
 		}
 		f.position = m.Sequence
 		f.sink.Apply(&m)
+		late := markersExpire && f.late(m.Time)
+		switch {
+		case f.wanted.Load() && f.sooner():
+			return nil
+		case late && f.again.IsZero():
+			f.doubt()
+			return nil
+		}
 	}
 }
 
@@ -224,52 +256,43 @@ func (f *Follower) passed(position uint64) {
 
 // turn is the time up to the next sweep.
 func (f *Follower) turn(ctx context.Context) (context.Context, context.CancelFunc) {
-	const period = time.Second
-	if facts := f.b.facts.Load(); facts.maxAge > 0 && facts.markerTTL == 0 {
-		return context.WithTimeout(ctx, period)
+	const period, otherwise = time.Second, 5 * time.Second
+	turn := otherwise // it may be given a TTL
+	if f.expiresSilently() {
+		turn = period
 	}
-	return ctx, func() {}
-}
-
-// sweep finds what has expired in a bucket whose values do so without leaving markers. They do in
-// the order of their revisions, so that the first which the stream has tells it; the sink must
-// have what came in the place of those before it.
-func (f *Follower) sweep(ctx context.Context) {
-	if f.last > 0 && f.position >= f.last {
-		f.sink.Expired(f.first)
+	if !f.again.IsZero() {
+		turn = min(turn, time.Until(f.again))
 	}
-	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
-	info, err := f.b.Info(ctx)
-	if err != nil || !info.Created.Equal(f.created) {
-		return // the reader will notice, and the next sweep tries again
-	}
-	f.first, f.last = info.State.FirstSeq, info.State.LastSeq
+	return context.WithTimeout(ctx, turn)
 }
 
 // NothingUpTo asks the leader, which must have come to revision, whether the bucket has nothing for
-// the sink above after; and that the sink has taken what the server sent before it answered. It
-// says no, too, while the sink may have missed something.
-func (f *Follower) NothingUpTo(ctx context.Context, after, revision uint64) (bool, error) {
+// the sink above after that could be revision or have taken its place; and that the sink has taken
+// what the server sent before it answered. It says no, too, while the sink may have missed something.
+//
+// When the revision is gone and something came after it, nobody knows whether that took its place.
+// Then last is the bucket's last revision, else 0.
+func (f *Follower) NothingUpTo(ctx context.Context, after, revision uint64) (nothing bool, last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	intact := f.intact.Load()
 	if intact != 1+f.b.epoch() {
-		return false, nil
+		return false, 0, nil
 	}
 	if has, err := f.b.leaderHas(ctx, revision); !has || err != nil {
-		return false, err
+		return false, 0, err
 	}
-	folded, _ := FoldFilters(f.filters)
-	if len(folded) == 0 {
-		folded = []string{AllKeys}
-	}
-	for _, pattern := range folded {
-		if nothing, err := f.nothingOf(ctx, pattern, after, revision); !nothing || err != nil {
-			return false, err // what is there will come
+	next, err := f.nextAbove(ctx, after)
+	switch {
+	case err != nil || next > 0 && next <= revision:
+		return false, 0, err // what is there will come
+	case next > 0:
+		if last, err := f.goneAt(ctx, revision); last > 0 || err != nil {
+			return false, last, err
 		}
 	}
-	return f.caughtUp(ctx) && f.intact.Load() == intact && f.b.epoch()+1 == intact, nil
+	return f.caughtUp(ctx) && f.intact.Load() == intact && f.b.epoch()+1 == intact, 0, nil
 }
 
 // caughtUp waits until the sink has taken what has come, which it does at once unless the reader
@@ -291,22 +314,51 @@ func (f *Follower) caughtUp(ctx context.Context) bool {
 	}
 }
 
-// nothingOf is NothingUpTo for one of the patterns, which may match more than the filters do.
-func (f *Follower) nothingOf(ctx context.Context, pattern string, after, revision uint64) (bool, error) {
+// nextAbove is the first revision above after that is for the sink, or may be, 0 when there is none.
+func (f *Follower) nextAbove(ctx context.Context, after uint64) (first uint64, err error) {
+	folded, _ := FoldFilters(f.filters)
+	if len(folded) == 0 {
+		folded = []string{AllKeys}
+	}
+	for _, pattern := range folded {
+		next, err := f.nextOf(ctx, pattern, after)
+		if err != nil {
+			return 0, err
+		}
+		if first == 0 || next > 0 && next < first {
+			first = next
+		}
+	}
+	return first, nil
+}
+
+// nextOf is nextAbove for one of the patterns, which may match more than the filters do.
+func (f *Follower) nextOf(ctx context.Context, pattern string, after uint64) (uint64, error) {
 	const mostOthers = 16
 	for range mostOthers {
 		m, err := f.b.stored(ctx, map[string]any{"seq": after + 1, "next_by_subj": keySpaceOf(f.b.origin.stream) + pattern})
 		switch {
 		case errors.Is(err, ErrKeyNotFound):
-			return true, nil
+			return 0, nil
 		case err != nil:
-			return false, err
-		case m.Sequence > revision:
-			return true, nil
+			return 0, err
 		case len(f.filters) == 0 || matchAny(f.filters, m.Key):
-			return false, nil
+			return m.Sequence, nil
 		}
 		after = m.Sequence
 	}
-	return false, nil
+	return after, nil
+}
+
+// goneAt is the bucket's last revision when it does not have this one any more, else 0.
+func (f *Follower) goneAt(ctx context.Context, revision uint64) (last uint64, err error) {
+	_, err = f.b.stored(ctx, map[string]any{"seq": revision})
+	if !errors.Is(err, ErrKeyNotFound) {
+		return 0, err
+	}
+	info, err := f.b.originInfo(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return info.State.LastSeq, nil
 }

@@ -31,7 +31,7 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 	case leader && r.Revision != 0:
 		return b.revisionFromLeader(ctx, key, r.Revision)
 	case leader:
-		m, err := b.fromLeader(ctx, key)
+		m, err := b.newestOfLeader(ctx, key)
 		if err == nil {
 			b.learned(m.Sequence)
 		}
@@ -39,7 +39,7 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 	case r.Revision != 0:
 		return b.revision(ctx, key, r.Revision)
 	}
-	m, err := b.newestFrom(ctx, key, r.AtLeast)
+	m, err := b.gathered(ctx, key, r.AtLeast)
 	if err == nil {
 		b.learned(m.Sequence)
 	}
@@ -55,13 +55,25 @@ func (b *Bucket) learned(revision uint64) {
 	}
 }
 
+// newestOfLeader reads the newest revision of key at the leader. One that was deposed, or was just elected,
+// may be behind what this handle knows. What it answers is then older than that, and counts only when it
+// has come as far.
+func (b *Bucket) newestOfLeader(ctx context.Context, key string) (Message, error) {
+	seen := b.high.Load()
+	m, err := b.fromLeader(ctx, key)
+	if err != nil && !errors.Is(err, ErrKeyNotFound) || m.Sequence >= seen || b.oneServer() {
+		return m, err
+	}
+	return b.confirm(ctx, key, 0)
+}
+
 // newestFrom reads the newest revision of key from whoever answers, if that has seen enough.
 func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Message, error) {
 	seen := max(b.high.Load(), atLeast)
 	if seen > 0 && b.shared() {
 		return b.fresh(ctx, key, atLeast)
 	}
-	m, stream, err := b.direct(ctx, b.api+directGet+b.stream+"."+b.readPrefix+key, nil)
+	m, stream, err := b.direct(ctx, b.directGet+"."+b.readPrefix+key, nil)
 	switch {
 	case errors.Is(err, errNoDirect):
 		return b.fromLeader(ctx, key)
@@ -77,13 +89,19 @@ func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Me
 		return m, err
 	case stream != b.stream:
 		b.mirrored.Store(true)
-		if m.Sequence < seen {
+		if m.Sequence < seen || b.foreign(&m, stream) {
 			return b.fresh(ctx, key, atLeast)
 		}
 	case m.Sequence < atLeast && atLeast > b.high.Load():
 		return b.fresh(ctx, key, atLeast)
 	}
 	return m, nil
+}
+
+// foreign reports whether a mirror answered with what another bucket of the name had: it does not notice
+// that its origin was made again, and has what is older than that.
+func (b *Bucket) foreign(m *Message, stream string) bool {
+	return stream != b.stream && m.Time.UnixNano() < b.born.Load()
 }
 
 // direct asks for one message by a direct get (ADR-31).
@@ -135,9 +153,9 @@ func directStatus(msg *nats.Msg) error {
 
 // revision reads one stored revision, which never changes: whoever has it may answer.
 func (b *Bucket) revision(ctx context.Context, key string, revision uint64) (Message, error) {
-	m, _, err := b.direct(ctx, b.api+directGet+b.stream, mustJSON(map[string]uint64{"seq": revision}))
-	if errors.Is(err, ErrKeyNotFound) || errors.Is(err, errNoDirect) {
-		// Who answered may not have it yet.
+	m, stream, err := b.direct(ctx, b.directGet, mustJSON(map[string]uint64{"seq": revision}))
+	if errors.Is(err, ErrKeyNotFound) || errors.Is(err, errNoDirect) || err == nil && b.foreign(&m, stream) {
+		// Who answered may not have it yet, or have another bucket's.
 		return b.revisionFromLeader(ctx, key, revision)
 	}
 	return b.ofKey(key, m, err)
@@ -181,7 +199,8 @@ func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, e
 // fresh reads the newest revision of key from somebody who has seen what this handle was
 // acknowledged for, and the bucket's revision atLeast, and whose answer says so. The leader's does
 // not: after a partition two servers may take themselves for it. Only a mirror, which may be as
-// late as it likes, is not waited for longer than a second; then its origin's leader is asked.
+// late as it likes, is not waited for longer than a second; then its origin's leader is asked. So is it
+// over a connection that is drained, which takes no answers but those of one message.
 func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message, error) {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
@@ -196,7 +215,7 @@ func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message
 		return found[0], nil
 	case err == nil:
 		return Message{}, ErrKeyNotFound
-	case ctx.Err() == nil && attempt.Err() != nil, errors.Is(err, errBucketMoved):
+	case ctx.Err() == nil && attempt.Err() != nil, errors.Is(err, errBucketMoved), errors.Is(err, nats.ErrConnectionDraining):
 		return b.confirm(ctx, key, atLeast)
 	}
 	return Message{}, err
@@ -218,12 +237,11 @@ func (b *Bucket) await(ctx context.Context, seen uint64) error {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
 	var backoff Backoff
-	for {
-		born := b.born.Load()
+	for since := b.era(); ; {
 		if has, err := b.leaderHas(ctx, seen); has || err != nil {
 			return err
 		}
-		if b.born.Load() != born {
+		if since.over(b) {
 			return nil // another bucket of the name, which knows nothing of seen
 		}
 		if err := backoff.Wait(ctx); err != nil {
@@ -239,8 +257,8 @@ func notSeen(seen uint64, err error) error {
 // leaderHas reports whether the leader of the stream that takes the writes has come to
 // sequence seen. A leader just elected may still be applying what its predecessor acknowledged.
 func (b *Bucket) leaderHas(ctx context.Context, seen uint64) (bool, error) {
-	if !b.facts.Load().clustered && b.origin.stream == b.stream && seen <= b.high.Load() {
-		return true, nil // there is one server, and it is the one that acknowledged
+	if b.oneServer() && seen <= b.high.Load() {
+		return true, nil
 	}
 	info, err := b.originInfo(ctx)
 	if err != nil {
@@ -248,3 +266,6 @@ func (b *Bucket) leaderHas(ctx context.Context, seen uint64) (bool, error) {
 	}
 	return info.State.LastSeq >= seen, nil
 }
+
+// oneServer reports whether only one can lead the stream that takes the writes: the one that acknowledged.
+func (b *Bucket) oneServer() bool { return !b.facts.Load().clustered && b.origin.stream == b.stream }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"sync"
+	"time"
 )
 
 // hub reads for the watchers that share it. Its goroutine ends when the last of them has left,
@@ -21,7 +22,8 @@ type hub struct {
 	mu       sync.Mutex
 	byKey    map[string][]*shared
 	members  int
-	cover    string // pattern that matches all their keys
+	created  time.Time // identity of the stream
+	cover    string    // pattern that matches all their keys
 	reader   *Reader
 	position uint64 // everything under the reader's pattern up to here has been handed out
 	widening bool   // cover is wider than the reader's pattern
@@ -34,6 +36,13 @@ func (h *hub) hasFailed() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.failed != nil
+}
+
+// stream is the identity of the stream that is read.
+func (h *hub) stream() time.Time {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.created
 }
 
 func (h *hub) add(s *shared) {
@@ -85,11 +94,14 @@ func (h *hub) read() error {
 		switch {
 		case err == nil:
 			backoff = Backoff{}
-		case cfg.Start == StartNew || h.life.Err() != nil || final(err):
+		case cfg.Start == StartNew && !transient(err), h.life.Err() != nil, final(err):
 			return err
 		default:
-			// The reader that was given up for a wider pattern would have waited for the server.
-			h.change(err)
+			// The watchers may have more time than this attempt had; and a reader that was given up
+			// for a wider pattern would have waited for the server.
+			if cfg.Start != StartNew {
+				h.change(err)
+			}
 			if err := backoff.Wait(h.life); err != nil {
 				return err
 			}
@@ -98,7 +110,8 @@ func (h *hub) read() error {
 		h.found()
 		h.mu.Lock()
 		if cfg.Start == StartNew {
-			h.position, h.resume = r.cursor, r.cursor
+			h.created, h.position, h.resume = r.created, r.cursor, r.cursor
+			cfg.stream = r.created
 		}
 		ready := h.cover == pattern
 		if ready {

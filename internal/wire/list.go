@@ -11,9 +11,6 @@ import (
 // listBytes bounds what a listing takes by one direct request; past it a consumer is cheaper.
 const listBytes = 256 << 10
 
-// largeFor is how long a bucket counts as too large for that once it was.
-const largeFor = 10 * time.Second
-
 // List hands the newest revision of every live key to yield, each key once, until yield returns
 // false. It ends without an error only when the list is whole.
 func (b *Bucket) List(ctx context.Context, filters []string, keysOnly bool, yield func(*Message) bool) error {
@@ -39,12 +36,12 @@ func (b *Bucket) List(ctx context.Context, filters []string, keysOnly bool, yiel
 }
 
 // listDirect lists a small bucket by one request. It is not done when there is too much for
-// that, when the stream allows no direct gets, or when whoever answered has not come as far as
-// the stream's leader.
+// that, when the stream allows no direct gets, when whoever answered has not come as far as the
+// stream's leader, or when nobody answers soon: a server that has to find out that too much
+// matches may look for seconds.
 func (b *Bucket) listDirect(ctx context.Context, filters []string) (found []Message, done bool, err error) {
-	all := len(filters) == 0
-	if !b.facts.Load().direct || all && time.Now().UnixNano() < b.large.Load() {
-		return nil, false, nil
+	if facts := b.facts.Load(); !facts.direct || facts.large && len(filters) == 0 {
+		return nil, false, nil // the reader, when it begins, looks whether it is still so large
 	}
 	folded, exact := FoldFilters(filters)
 	if len(folded) == 0 {
@@ -58,18 +55,14 @@ func (b *Bucket) listDirect(ctx context.Context, filters []string) (found []Mess
 		}
 		target = max(b.high.Load(), info.State.LastSeq)
 	}
-	subjects := make([]string, len(folded))
-	for i, filter := range folded {
-		subjects[i] = b.readPrefix + filter
-	}
-	a, err := b.lastOf(ctx, subjects, listBytes)
+	attempt, cancel := context.WithTimeout(ctx, firstPatience)
+	defer cancel()
+	a, err := b.lastOf(attempt, folded, listBytes)
 	switch {
-	case all && (errors.Is(err, errTooManyMatches) || err == nil && !a.whole):
-		// The refusal costs the server a twentieth of the listing that follows.
-		b.large.Store(time.Now().Add(largeFor).UnixNano())
-		return nil, false, nil
-	case errors.Is(err, errTooManyMatches), errors.Is(err, errNoDirect), errors.Is(err, ErrKeyNotFound):
+	case errors.Is(err, errTooManyMatches), errors.Is(err, errNoDirect), errors.Is(err, errForeign), errors.Is(err, ErrKeyNotFound):
 		// An answer that nothing was found does not tell whose it is.
+		return nil, false, nil
+	case isTimeout(err) && ctx.Err() == nil && !errors.Is(err, ErrPermission):
 		return nil, false, nil
 	case err != nil:
 		return nil, false, err
@@ -131,7 +124,8 @@ func (b *Bucket) PurgeMarkers(ctx context.Context, olderThan time.Duration) (int
 	newest := info.TimeStamp.Add(-olderThan)
 	var markers []Message
 	_, err = b.read(ctx, ReaderConfig{KeysOnly: true, Once: true}, func(m *Message) bool {
-		if m.Deleted() && !m.Time.After(newest) {
+		// One under a key with a wildcard would be purged with all that this matches.
+		if m.Deleted() && !m.Time.After(newest) && !hasWildcard(m.Key) {
 			markers = append(markers, *m)
 		}
 		return true

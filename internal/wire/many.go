@@ -3,8 +3,11 @@ package wire
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
+	"math"
 	"slices"
+	"strings"
 )
 
 // viewBytes bounds what a server sends at once to a read of many keys. Its own bound is also the
@@ -21,8 +24,18 @@ func (b *Bucket) GetMany(ctx context.Context, keys []string) ([]Message, error) 
 	}
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
+	for {
+		// A bucket that was made again while the rest of an answer was read is read anew.
+		if all, err := b.views(ctx, b.requests(keys, 0)); !Moved(err) {
+			return all, err
+		}
+	}
+}
+
+// views is view of each of parts.
+func (b *Bucket) views(ctx context.Context, parts [][]string) ([]Message, error) {
 	var all []Message
-	for _, part := range b.requests(keys) {
+	for _, part := range parts {
 		found, _, err := b.view(ctx, part, 0)
 		if err != nil {
 			return nil, err
@@ -32,21 +45,18 @@ func (b *Bucket) GetMany(ctx context.Context, keys []string) ([]Message, error) 
 	return all, nil
 }
 
-// requests divides keys, each once, into what one request may ask for.
-func (b *Bucket) requests(keys []string) [][]string {
-	const (
-		room     = 4096 // for the rest of a request
-		overhead = 3    // of a subject in it
-	)
+// requests divides keys, each once, into what one request may ask for, beside `along` bytes of
+// other keys.
+func (b *Bucket) requests(keys []string, along int) [][]string {
 	keys = slices.Clone(keys)
 	slices.Sort(keys)
 	keys = slices.Compact(keys)
-	most := max(int(b.nc.MaxPayload()), 2*room) - room
+	most := b.requestRoom() - along
 	var parts [][]string
 	for start := 0; start < len(keys); {
 		end, bytes := start, 0
 		for end < len(keys) && end-start < mostMatches {
-			bytes += len(b.readPrefix) + len(keys[end]) + overhead
+			bytes += b.asked(keys[end])
 			if bytes > most && end > start {
 				break
 			}
@@ -58,77 +68,93 @@ func (b *Bucket) requests(keys []string) [][]string {
 	return parts
 }
 
-// view reads the newest revisions of what one request may ask for, at one moment, at which the
-// server had come at least to what this handle was acknowledged for and to atLeast. It returns
-// the sequence that it had come to. More than a server sends at once takes several requests,
-// which then are not one moment, but none is before the first.
+// requestRoom is how many bytes of keys one request may ask for.
+func (b *Bucket) requestRoom() int {
+	const rest = 4096 // of a request
+	return max(int(b.nc.MaxPayload()), 2*rest) - rest
+}
+
+// asked is what keys take of a request's room.
+func (b *Bucket) asked(keys ...string) (bytes int) {
+	const overhead = 3 // of a subject
+	for _, key := range keys {
+		bytes += len(b.readPrefix) + len(key) + overhead
+	}
+	return bytes
+}
+
+// view reads the newest revisions of what one request may ask for, as moment does. What one moment
+// lacks is read after it: the rest of more than a server sends at once, and what a mirror has not.
 func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found []Message, upTo uint64, err error) {
-	subjects := b.subjects(keys)
+	return b.viewIn(ctx, b.era(), keys, atLeast)
+}
+
+// viewIn is view of a bucket that was not made again since atLeast was told.
+func (b *Bucket) viewIn(ctx context.Context, since era, keys []string, atLeast uint64) (found []Message, upTo uint64, err error) {
+	a, err := b.moment(ctx, &since, keys, atLeast, true)
+	if err != nil {
+		return nil, 0, err
+	}
+	return b.complete(ctx, since, keys, a, atLeast)
+}
+
+// moment reads the newest revisions of what one request may ask for in one request, if it can, from
+// who has come at least to what this handle was acknowledged for and to atLeast. Where there is none
+// of them that is ErrKeyNotFound of whoever answers, or, anchored, what the stream says.
+func (b *Bucket) moment(ctx context.Context, since *era, keys []string, atLeast uint64, anchored bool) (answer, error) {
+	const look = 8
 	var backoff Backoff
 	for round := 0; ; {
-		born := b.born.Load()
 		seen := max(b.high.Load(), atLeast)
-		a, err := b.lastOf(ctx, subjects, viewBytes)
-		if errors.Is(err, ErrKeyNotFound) {
+		a, err := b.lastOf(ctx, keys, viewBytes)
+		if anchored && errors.Is(err, ErrKeyNotFound) {
 			a, err = b.anchored(ctx, keys)
 		}
+		enough := true
+		// A mirror that always answers may have a part only, and never come as far.
+		stuck := err == nil && !a.own && a.upTo < seen && round >= look
 		switch {
-		case errors.Is(err, errNoDirect):
-			return b.viewByReader(ctx, keys)
+		case stuck, errors.Is(err, errNoDirect), errors.Is(err, errForeign):
+			a, err = b.byReader(ctx, keys)
 		case errors.Is(err, errAnchorGone):
-			// The reader, which reads one after the other, can confirm that there are none. What it
-			// finds is there for the next attempt.
-			found, upTo, err := b.viewByReader(ctx, keys)
-			if err != nil {
-				return nil, 0, err
+			// The reader can confirm that there are none. What it finds is there for the next attempt,
+			// unless it is a mirror that always answers, and that has none of them.
+			a, err = b.byReader(ctx, keys)
+			enough = len(a.found) == 0 || round >= look
+		}
+		switch {
+		case errors.Is(err, errTooManyMatches):
+			if len(keys) > mostMatches {
+				return answer{}, fmt.Errorf("%w: there is more than there was", errBucketMoved)
 			}
-			if len(found) == 0 && upTo >= seen {
-				return nil, upTo, nil
-			}
-		case err != nil && !errors.Is(err, errTooManyMatches):
-			return nil, 0, err
-		case err == nil && a.upTo >= seen:
-			return b.complete(ctx, keys, a)
+		case err != nil:
+			return answer{}, err
+		case enough && a.upTo >= seen:
+			return a, nil
 		}
 		// Behind: a replica that lags, mostly for less than it takes to ask again; or another
 		// bucket of the name, which its leader tells.
-		const look = 8
 		if round++; round%look == 0 || !b.shared() {
 			if _, err := b.originInfo(ctx); err != nil && !transient(err) {
-				return nil, 0, err
+				return answer{}, err
 			}
 		}
-		if atLeast > 0 && b.born.Load() != born {
-			return nil, 0, errBucketMoved
+		if atLeast > 0 && since.over(b) {
+			return answer{}, errBucketMoved
 		}
 		if err := backoff.Wait(ctx); err != nil {
-			return nil, 0, notSeen(seen, err)
+			return answer{}, notSeen(seen, err)
 		}
 	}
-}
-
-func (b *Bucket) subjects(keys []string) []string {
-	subjects := make([]string, len(keys))
-	for i, key := range keys {
-		subjects[i] = b.readPrefix + key
-	}
-	return subjects
 }
 
 // complete adds to an answer what it left out: the rest of one that the server cut, and what a
-// mirror did not find, which may have only part of the bucket.
-func (b *Bucket) complete(ctx context.Context, keys []string, a answer) ([]Message, uint64, error) {
+// mirror did not find, which may have only part of the bucket, from the stream that has come to atLeast.
+func (b *Bucket) complete(ctx context.Context, since era, keys []string, a answer, atLeast uint64) ([]Message, uint64, error) {
 	if a.whole && a.own {
 		return a.found, a.upTo, nil
 	}
-	missing := make(map[string]struct{}, len(keys))
-	for _, key := range keys {
-		missing[key] = struct{}{}
-	}
-	for i := range a.found {
-		delete(missing, a.found[i].Key)
-	}
-	rest := slices.Sorted(maps.Keys(missing))
+	rest := a.missing(keys)
 	if len(rest) == 0 {
 		return a.found, a.upTo, nil
 	}
@@ -137,11 +163,30 @@ func (b *Bucket) complete(ctx context.Context, keys []string, a answer) ([]Messa
 		err  error
 	)
 	if a.whole {
-		more, _, err = b.viewByReader(ctx, rest)
+		var late answer
+		late, err = b.byReaderAtLeast(ctx, &since, rest, atLeast)
+		more = late.found
 	} else {
-		more, _, err = b.view(ctx, rest, a.upTo)
+		more, _, err = b.viewIn(ctx, since, rest, a.upTo)
 	}
 	return append(a.found, more...), a.upTo, err
+}
+
+// byReaderAtLeast reads keys as byReader does, from a server that has come at least to atLeast.
+func (b *Bucket) byReaderAtLeast(ctx context.Context, since *era, keys []string, atLeast uint64) (answer, error) {
+	var backoff Backoff
+	for {
+		a, err := b.byReader(ctx, keys)
+		switch {
+		case err != nil || a.upTo >= atLeast:
+			return a, err
+		case since.over(b):
+			return answer{}, errBucketMoved
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return answer{}, notSeen(atLeast, err)
+		}
+	}
 }
 
 // anchored asks for keys of which none was found together with the key that was written last: an
@@ -172,7 +217,10 @@ func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 	if err != nil {
 		return none, err
 	}
-	a, err := b.lastOf(ctx, append(b.subjects(keys), anchor.Subject), viewBytes)
+	if !strings.HasPrefix(anchor.Subject, b.readPrefix) || hasWildcard(anchor.Key) {
+		return none, errAnchorGone // it is no key
+	}
+	a, err := b.lastOf(ctx, append(slices.Clone(keys), anchor.Key), viewBytes)
 	if errors.Is(err, ErrKeyNotFound) {
 		return none, errAnchorGone
 	}
@@ -185,17 +233,23 @@ func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 // errAnchorGone says that the key that was written last is gone, or is not with who answers.
 var errAnchorGone = errors.New("the bucket's last key is gone")
 
-// viewByReader reads keys one after the other: of a stream without direct gets, or to confirm
-// that they are not there.
-func (b *Bucket) viewByReader(ctx context.Context, keys []string) ([]Message, uint64, error) {
+// byReader reads keys one after the other: of a stream without direct gets, or to confirm that they
+// are not there. At the end of the reading there was nothing of what it did not find; more keys than the
+// server compares with each other in a moment take several readings.
+func (b *Bucket) byReader(ctx context.Context, keys []string) (answer, error) {
 	newest := make(map[string]Message, len(keys))
-	upTo, err := b.read(ctx, ReaderConfig{Filters: keys, Once: true}, func(m *Message) bool {
-		newest[m.Key] = *m
-		return true
-	})
-	found := make([]Message, 0, len(newest))
-	for _, m := range newest {
-		found = append(found, m)
+	a := answer{upTo: math.MaxUint64, whole: true, own: true}
+	for part := range slices.Chunk(keys, mostMatches) {
+		upTo, err := b.read(ctx, ReaderConfig{Filters: part, Once: true}, func(m *Message) bool {
+			newest[m.Key] = *m
+			return true
+		})
+		if err != nil {
+			return answer{}, err
+		}
+		a.upTo = min(a.upTo, upTo)
 	}
-	return found, upTo, err
+	a.found = slices.Collect(maps.Values(newest))
+	a.late = len(newest) > 0 || len(keys) > mostMatches
+	return a, nil
 }

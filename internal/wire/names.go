@@ -2,6 +2,7 @@ package wire
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -95,6 +96,10 @@ func tokensFault(s string, wildcards bool) string {
 	return ""
 }
 
+// hasWildcard is a little wider than the truth for keys, in which a wildcard may be part of a token. No
+// client of buckets writes either, but whoever publishes to the subject can: the server stores it as it is.
+func hasWildcard(s string) bool { return strings.ContainsAny(s, "*>") }
+
 func isAlphanumeric(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
@@ -123,8 +128,26 @@ func quoteByte(c byte) string {
 // (a server refuses a consumer whose filters do, error 10138). exact is false when they match
 // more than filters do: "a.*" and "*.b" can only be read as "*.*".
 func FoldFilters(filters []string) (folded []string, exact bool) {
+	keys, patterns := make([]string, 0, len(filters)), []string(nil)
+	seen := make(map[string]bool, len(filters))
+	for _, filter := range filters {
+		switch {
+		case seen[filter]:
+		case hasWildcard(filter):
+			patterns = append(patterns, filter)
+		default:
+			keys = append(keys, filter)
+		}
+		seen[filter] = true
+	}
+	patterns, exact = foldPatterns(patterns)
+	// Of keys there may be thousands, and two of them do not overlap.
+	keys = slices.DeleteFunc(keys, func(key string) bool { return matchAny(patterns, key) })
+	return append(keys, patterns...), exact
+}
+
+func foldPatterns(folded []string) (_ []string, exact bool) {
 	exact = true
-	folded = append(folded, filters...)
 	for i := 0; i < len(folded); i++ {
 		for j := i + 1; j < len(folded); j++ {
 			a, b := folded[i], folded[j]

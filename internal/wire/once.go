@@ -11,20 +11,38 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// storeOnce sends a write under an id, again while its answer is lost. A server that remembers
-// the id answers with the revision that it made the first time.
+// firstSent says under what id, when and where to a write was sent for the first time: what tells
+// whether a server that does not know it may have forgotten it.
+type firstSent struct {
+	id     string
+	begun  time.Time
+	server string
+	born   int64  // creation time of the stream that known is of
+	known  uint64 // whatever revision the write made is later
+}
+
+// firstSent is that of a write that is about to be sent.
+func (b *Bucket) firstSent() firstSent {
+	return firstSent{rand.Text(), time.Now(), b.nc.ConnectedServerId(), b.born.Load(), b.high.Load()}
+}
+
+// knownBefore is a revision that whatever a write made is later than: 0 in a stream that has replaced the
+// one of which more was known, whose revisions begin anew.
+func (b *Bucket) knownBefore(first firstSent) uint64 {
+	if b.born.Load() != first.born {
+		return 0
+	}
+	return first.known
+}
+
+// storeOnce sends a write under an id, again and again until an answer comes. A server that
+// remembers the id answers with the revision that it made the first time.
 func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Header, w *Write) (uint64, error) {
 	ctx, cancel := b.Bound(ctx)
 	defer cancel()
-	id := w.id
-	if id == "" {
-		id = rand.Text()
-	}
-	header = stamped(header, id)
+	first := b.firstSent()
+	header = stamped(header, first.id)
 	var (
-		begun   = time.Now()
-		server  = b.nc.ConnectedServerId()
-		known   = b.high.Load()
 		lost    error // why an earlier attempt may have been stored
 		backoff Backoff
 	)
@@ -39,7 +57,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		switch {
 		case refused && lost == nil, errors.Is(err, ErrPermission) && lost == nil:
 			return 0, err
-		case refused && conflict.Actual <= known && (lost == nil || conflict.Actual > 0):
+		case refused && conflict.Actual <= b.knownBefore(first) && (lost == nil || conflict.Actual > 0):
 			return 0, err // this write would have made a later revision
 		case errors.Is(err, ErrOutcomeUnknown):
 			lost = err
@@ -51,7 +69,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 			return 0, err
 		}
 		if lost != nil {
-			revision, found, err := b.findOut(ctx, subject, w, id, known, begun, server)
+			revision, found, err := b.findOut(ctx, subject, w, first)
 			switch {
 			case found:
 				return revision, nil
@@ -74,10 +92,10 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 
 // findOut asks whether a write was stored until that is certain: sent again without being so, it might
 // be stored twice.
-func (b *Bucket) findOut(ctx context.Context, subject string, w *Write, id string, known uint64, begun time.Time, server string) (revision uint64, found bool, err error) {
+func (b *Bucket) findOut(ctx context.Context, subject string, w *Write, first firstSent) (revision uint64, found bool, err error) {
 	var backoff Backoff
 	for {
-		revision, found, err = b.wasStored(ctx, subject, w, id, known, begun, server)
+		revision, found, err = b.wasStored(ctx, subject, w, first)
 		if err == nil || errors.Is(err, errForgotten) || !transient(err) {
 			return revision, found, err
 		}
@@ -90,47 +108,77 @@ func (b *Bucket) findOut(ctx context.Context, subject string, w *Write, id strin
 // errForgotten says that a server does not know an id, and may have forgotten it.
 var errForgotten = errors.New("the server may have forgotten the write's id")
 
-// wasStored finds out whether the write with id, sent since begun, was stored. Without an error the
-// answer is certain, unless a copy of the write is still on its way.
-//
-// A server that has restarted knows the ids only of what is still stored. So when it does not
-// know the id, and may have restarted, the key must not have been written since begun: what was
-// written may have been this write and what replaced it.
-func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, id string, known uint64, begun time.Time, server string) (revision uint64, found bool, err error) {
+// wasStored finds out whether a write was stored. Without an error the answer is certain, unless a
+// copy of the write is still on its way.
+func (b *Bucket) wasStored(ctx context.Context, subject string, w *Write, first firstSent) (revision uint64, found bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout/2)
 	defer cancel()
-	if revision, found, err = b.knows(ctx, subject, id); found || err != nil {
+	if revision, found, err = b.knows(ctx, subject, first.id); found || err != nil {
 		return revision, found, err
 	}
-	asked := time.Now()
+	return 0, false, b.forgotten(ctx, w, first)
+}
+
+// forgotten returns errForgotten when a server that does not know a write's id may have forgotten it,
+// and nil when the write was not stored.
+//
+// A server that has restarted knows the ids only of what is still stored. So when it does not
+// know the id, and may have restarted, the key must not have been written since the write was sent
+// first: what was written may have been this write and what replaced it.
+func (b *Bucket) forgotten(ctx context.Context, w *Write, first firstSent) error {
 	info, err := b.originInfo(ctx)
 	if err != nil {
-		return 0, false, err
+		return err
 	}
-	rules := b.rules.Load()
-	if !rules.clustered && b.nc.ConnectedServerId() == server && time.Since(begun) < rules.remembers {
-		return 0, false, nil
+	begun := info.TimeStamp.Add(-time.Since(first.begun)) // by the server's clock, or earlier
+	if b.remembers(info, first, begun) {
+		return nil
 	}
 	newest, err := b.confirm(ctx, w.Key, 0)
-	if errors.Is(err, ErrKeyNotFound) && w.TTL == 0 && rules.maxAge == 0 {
-		return 0, false, nil // nor has it expired
-	}
 	if errors.Is(err, ErrKeyNotFound) {
-		return 0, false, errForgotten
+		return b.purged(ctx, first)
 	}
 	if err != nil {
-		return 0, false, err
+		return err
 	}
-	if newest.Sequence <= known || w.Expect && newest.Sequence == w.Revision {
-		return 0, false, nil // this write would have made a later revision
+	if newest.Sequence <= b.knownBefore(first) || w.Expect && newest.Sequence == w.Revision {
+		return nil // this write would have made a later revision
 	}
-	// By the server's clock, which tells the time of what is stored.
-	const margin = time.Second
-	begunThere := info.TimeStamp.Add(begun.Sub(asked) - margin)
-	if newest.Time.After(begunThere) {
-		return 0, false, errForgotten
+	const margin = time.Second // between the clocks of servers that led one after the other
+	if newest.Time.After(begun.Add(-margin)) {
+		return errForgotten
 	}
-	return 0, false, nil
+	return nil
+}
+
+// remembers reports whether the server that told info would know a write's id if the write had been
+// stored: it has led its replicas since before the write was begun, which was at begun by its clock, or
+// it is alone and the one that the write was sent to.
+func (b *Bucket) remembers(info *jetstream.StreamInfo, first firstSent, begun time.Time) bool {
+	if info.Cluster == nil || time.Since(first.begun) >= info.Config.Duplicates {
+		return false
+	}
+	if info.Cluster.Name != "" {
+		since := info.Cluster.LeaderSince
+		return since != nil && since.Before(begun)
+	}
+	return b.nc.ConnectedServerId() == first.server && b.connectedTo(info.Cluster.Leader)
+}
+
+// purged is forgotten for a key that is not there: if the write was stored, it has been removed
+// since without a trace. That is ruled out only where the bucket still has every revision that was
+// stored since.
+func (b *Bucket) purged(ctx context.Context, first firstSent) error {
+	info, err := b.originInfo(ctx) // of after the key was seen not to be there
+	if err != nil {
+		return err
+	}
+	known := b.knownBefore(first)
+	missing := info.State.NumDeleted > 0 || info.State.FirstSeq > known+1
+	if missing && info.State.LastSeq > known {
+		return errForgotten
+	}
+	return nil
 }
 
 // knows asks the server for the revision that was stored under a write's id, with a message that it

@@ -2,16 +2,16 @@ package wire
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
@@ -31,7 +31,7 @@ type Pipeline struct {
 	most    int
 	report  func(key string, err error)
 	sub     *nats.Subscription
-	acks    chan *nats.Msg
+	acks    chan *nats.Msg // two a write: it may be sent again, or refused and its batch acknowledged
 	prefix  string
 	next    int
 	oldest  int // no older write is pending
@@ -44,14 +44,26 @@ type Pipeline struct {
 	since time.Time
 	acked map[string]int
 	tried bool // what was unanswered for the whole timeout has been sent again
+
+	explaining time.Time // since when it has been asked, for each write, whether that was permitted
+
+	// What writes are sent in where the bucket takes batches, and its timer: mu is held by whoever
+	// is at work on the pipeline.
+	batches bool
+	trusted bool // the newest answer to a write by itself was an acknowledgement
+	batch   *ingest
+	mu      sync.Mutex
+	ticking sync.WaitGroup
 }
 
 type sent struct {
 	id    int
 	epoch uint64 // of the connection when it was sent
+	since era    // in which it was sent
 	write Write
 	bytes int
-	lost  bool // it may have been stored, although nothing was heard
+	first firstSent // with idempotent writes
+	lost  bool      // it may have been stored, although nothing was heard
 }
 
 // NewPipeline starts a pipeline with at most `most` writes on their way, 0 for the default. report
@@ -63,18 +75,34 @@ func (b *Bucket) NewPipeline(ctx context.Context, most int, report func(key stri
 	most = min(most, mostPending)
 	p := &Pipeline{
 		b: b, ctx: ctx, most: most, report: report,
-		acks: make(chan *nats.Msg, most), prefix: b.nc.NewInbox() + ".",
+		acks: make(chan *nats.Msg, 2*most), prefix: b.nc.NewInbox() + ".",
 		pending: map[int]sent{}, again: map[int]sent{}, acked: map[string]int{},
+		batches: most >= fewestIngested && b.mayIngest(ctx),
+	}
+	answers := p.prefix + "*"
+	if p.batches {
+		answers = p.prefix + ">"
 	}
 	var err error
-	p.sub, err = b.nc.ChanSubscribe(p.prefix+"*", p.acks)
+	p.sub, err = b.nc.ChanSubscribe(answers, p.acks)
 	return p, err
 }
 
+// errUnfinished is why nothing more was heard of a write where whoever put it panics.
+var errUnfinished = errors.New("the writing was not finished")
+
 // Close ends the pipeline. It reports every write whose acknowledgement has not come, with cause.
 func (p *Pipeline) Close(cause error) {
+	if cause == nil {
+		cause = errUnfinished
+	}
+	defer p.ticking.Wait()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.conclude()
 	_ = p.sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
 	p.drain()
+	p.leave()
 	for _, id := range slices.Sorted(maps.Keys(p.again)) {
 		p.unsent(p.again[id], cause)
 	}
@@ -96,8 +124,14 @@ func (p *Pipeline) unsent(s sent, err error) {
 // outcome is the error of a write that was sent and not acknowledged.
 func (p *Pipeline) outcome(key string, cause error) error {
 	if errors.Is(cause, ErrPermission) {
-		if violation := p.b.violation(p.b.writePrefix + key); neverSent(violation) {
-			return violation
+		if p.explaining.IsZero() {
+			p.explaining = time.Now()
+		}
+		// Each takes a round trip or two, and there may be tens of thousands.
+		if time.Since(p.explaining) < p.b.timeout {
+			if violation := p.b.violation(p.b.writePrefix + key); neverSent(violation) {
+				return violation
+			}
 		}
 	}
 	return fmt.Errorf("%w: %w", ErrOutcomeUnknown, cause)
@@ -106,9 +140,11 @@ func (p *Pipeline) outcome(key string, cause error) error {
 // Put sends a write when there is room for it. The error is one of the whole pipeline, after
 // which nothing more can be sent; a write's own goes to report.
 func (p *Pipeline) Put(w Write) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.drain()
 	size := len(w.Data) + len(w.Key)
-	for len(p.again) > 0 || len(p.pending) >= p.most || len(p.pending) > 0 && p.bytes+size > pendingBytes {
+	for p.crowded(size) {
 		if err := p.step(); err != nil {
 			p.report(w.Key, err)
 			return err
@@ -119,15 +155,30 @@ func (p *Pipeline) Put(w Write) error {
 		return err
 	}
 	p.next++
+	s := sent{id: p.next, write: w, bytes: size}
 	if p.b.idempotent {
-		w.id = rand.Text()
+		s.first = p.b.firstSent()
 	}
-	return p.send(sent{id: p.next, write: w, bytes: size})
+	p.begin(size)
+	return p.send(s, p.batch != nil)
+}
+
+// crowded reports whether a write has to wait.
+func (p *Pipeline) crowded(size int) bool {
+	return len(p.again) > 0 || p.batch != nil && (p.batch.ended || p.batch.epoch != p.b.epoch()) ||
+		len(p.pending) >= p.most || len(p.pending) > 0 && p.bytes+size > pendingBytes
 }
 
 // Flush waits until every write has been acknowledged or refused.
 func (p *Pipeline) Flush() error {
-	for len(p.pending) > 0 || len(p.again) > 0 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.batch != nil && !p.batch.ended {
+		if err := p.end(); err != nil {
+			return err
+		}
+	}
+	for len(p.pending) > 0 || len(p.again) > 0 || p.batch != nil {
 		if err := p.step(); err != nil {
 			return err
 		}
@@ -135,21 +186,24 @@ func (p *Pipeline) Flush() error {
 	return nil
 }
 
-func (p *Pipeline) send(s sent) error {
+// send sends a write in the batch, or by itself.
+func (p *Pipeline) send(s sent, batched bool) error {
 	header, err := p.b.header(p.ctx, &s.write)
 	if err != nil {
 		p.unsent(s, err)
 		return p.ctx.Err()
 	}
-	if s.write.id != "" {
-		header = stamped(header, s.write.id)
+	if s.first.id != "" {
+		header = stamped(header, s.first.id)
 	}
-	err = p.b.nc.PublishMsg(&nats.Msg{
-		Subject: p.b.writePrefix + s.write.Key,
-		Reply:   p.prefix + strconv.Itoa(s.id),
-		Header:  header,
-		Data:    s.write.Data,
-	})
+	msg := &nats.Msg{Subject: p.b.writePrefix + s.write.Key, Header: header, Data: s.write.Data}
+	s.epoch, s.since = p.b.epoch(), p.b.era()
+	if batched {
+		err = p.add(msg, s.id)
+	} else {
+		msg.Reply = p.prefix + strconv.Itoa(s.id)
+		err = p.b.post(msg)
+	}
 	switch {
 	case errors.Is(err, nats.ErrMaxPayload):
 		p.report(s.write.Key, fmt.Errorf("%w: %w", ErrValueTooLarge, err))
@@ -158,7 +212,6 @@ func (p *Pipeline) send(s sent) error {
 		p.unsent(s, err)
 		return err
 	}
-	s.epoch = p.b.epoch()
 	p.pending[s.id] = s
 	p.oldest = min(p.oldest, s.id)
 	p.bytes += s.bytes
@@ -170,6 +223,9 @@ func (p *Pipeline) step() error {
 	if len(p.pending) == 0 && len(p.again) > 0 {
 		return p.resend()
 	}
+	if err := p.hasten(); err != nil {
+		return err
+	}
 	begun := time.Now()
 	check := time.NewTimer(lossCheck)
 	defer check.Stop()
@@ -179,14 +235,17 @@ func (p *Pipeline) step() error {
 			p.take(msg)
 			return nil
 		case <-check.C:
-			if p.b.nc.IsClosed() {
-				return nats.ErrConnectionClosed
+			if err := p.b.ending(); err != nil {
+				return err
 			}
 			if time.Since(begun) >= p.b.timeout {
 				return p.timedOut()
 			}
 			if p.b.idempotent && p.pending[p.oldestPending()].epoch != p.b.epoch() {
 				return p.unanswered()
+			}
+			if err := p.hasten(); err != nil {
+				return err
 			}
 			check.Reset(lossCheck)
 		case <-p.ctx.Done():
@@ -204,69 +263,6 @@ func (p *Pipeline) oldestPending() int {
 		p.oldest++
 	}
 	return p.oldest
-}
-
-// resend sends again, in order, what the server had no room for or nobody took. A key that has
-// been written since must not get its older value back.
-func (p *Pipeline) resend() error {
-	if err := p.b.gone(p.ctx, p.b.origin); err != nil {
-		return err
-	}
-	if !p.since.IsZero() && time.Since(p.since) > p.b.timeout {
-		return jetstream.ErrNoStreamResponse
-	}
-	if err := pause(p.ctx, noRespondersPause); err != nil {
-		return err
-	}
-	stored, err := p.storedUnheard()
-	switch {
-	case err != nil && transient(err):
-		return p.ctx.Err() // another step asks again
-	case err != nil:
-		return err
-	}
-	for _, id := range slices.Sorted(maps.Keys(p.again)) {
-		s := p.again[id]
-		delete(p.again, id) // what an error leaves is reported when the pipeline is closed
-		if max(p.acked[s.write.Key], stored[s.write.Key]) > id {
-			p.report(s.write.Key, nil) // it would have been replaced by now
-			continue
-		}
-		if err := p.send(s); err != nil {
-			return err
-		}
-	}
-	if len(p.pending) == 0 {
-		clear(p.acked)
-	}
-	return nil
-}
-
-// storedUnheard finds, of each key with several writes that are to be sent again, the newest that was
-// stored although nothing was heard: one before it, sent again, would be stored behind it.
-func (p *Pipeline) storedUnheard() (map[string]int, error) {
-	byKey := map[string][]int{}
-	for _, id := range slices.Sorted(maps.Keys(p.again)) {
-		key := p.again[id].write.Key
-		byKey[key] = append(byKey[key], id)
-	}
-	stored := map[string]int{}
-	for key, ids := range byKey {
-		for _, id := range slices.Backward(ids[1:]) {
-			if !p.again[id].lost {
-				continue
-			}
-			_, known, err := p.b.knows(p.ctx, p.b.writePrefix+key, p.again[id].write.id)
-			if err != nil {
-				return nil, err
-			}
-			if known {
-				stored[key] = id
-				break
-			}
-		}
-	}
-	return stored, nil
 }
 
 // refused keeps a write to be sent again.
@@ -291,8 +287,10 @@ func (p *Pipeline) drain() {
 
 // timedOut ends the pipeline when nothing is heard. Writes with ids are sent again, once.
 func (p *Pipeline) timedOut() error {
-	if err := p.b.violation(p.b.writePrefix + p.pending[p.oldestPending()].write.Key); err != nil {
-		return err
+	if s, ok := p.pending[p.oldestPending()]; ok {
+		if err := p.b.violation(p.b.writePrefix + s.write.Key); err != nil {
+			return err
+		}
 	}
 	if !p.b.idempotent || p.tried {
 		return nats.ErrTimeout
@@ -305,22 +303,25 @@ func (p *Pipeline) timedOut() error {
 func (p *Pipeline) unanswered() error {
 	for _, id := range slices.Sorted(maps.Keys(p.pending)) {
 		s := p.pending[id]
+		p.settle(s)
 		s.lost = true
 		p.refused(s)
-		p.bytes -= s.bytes
-		delete(p.pending, id)
 	}
 	return nil
 }
 
 func (p *Pipeline) take(msg *nats.Msg) {
+	if strings.HasSuffix(msg.Subject, ingestSuffix) {
+		p.answered(msg)
+		return
+	}
 	id, _ := strconv.Atoi(msg.Subject[len(p.prefix):]) // nobody else publishes there: 0 is no id
 	s, ok := p.pending[id]
 	if !ok {
 		return
 	}
-	delete(p.pending, id)
-	p.bytes -= s.bytes
+	p.settle(s)
+	p.trusted = false
 	if msg.Header.Get(statusHeader) == "503" {
 		p.refused(s)
 		return
@@ -331,16 +332,39 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		p.report(s.write.Key, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
 	case ack.Error != nil && ack.Error.ErrorCode == codeTooManyRequests:
 		p.refused(s)
+	case ack.Error != nil && ack.Error.ErrorCode == codeDuplicateInProcess:
+		s.lost = true // by what was lost before, or not, as will be known when it has been
+		p.refused(s)
 	case ack.Error != nil:
 		p.report(s.write.Key, fromServer(ack.Error))
 	case ack.Stream != p.b.origin.stream:
 		p.report(s.write.Key, wrongStream(ack.Stream, p.b.origin.stream))
 	default:
-		if len(p.again) > 0 || p.oldestPending() < s.id {
-			p.acked[s.write.Key] = max(s.id, p.acked[s.write.Key])
-		}
-		p.since, p.tried = time.Time{}, false
-		p.b.acknowledged(ack.Sequence)
-		p.report(s.write.Key, nil)
+		p.trusted = true
+		p.acknowledged(s.since, ack.Sequence)
+		p.confirmed(s)
 	}
+}
+
+// acknowledged notes a revision, unless it may be one of a stream that has been replaced since: an
+// acknowledgement waits here until the pipeline is used again.
+func (p *Pipeline) acknowledged(since era, revision uint64) {
+	if !since.over(p.b) {
+		p.b.acknowledged(revision)
+	}
+}
+
+// settle takes a write from those that are on their way.
+func (p *Pipeline) settle(s sent) {
+	delete(p.pending, s.id)
+	p.bytes -= s.bytes
+}
+
+// confirmed reports a write that was acknowledged.
+func (p *Pipeline) confirmed(s sent) {
+	if len(p.again) > 0 || p.oldestPending() < s.id {
+		p.acked[s.write.Key] = max(s.id, p.acked[s.write.Key])
+	}
+	p.since, p.tried = time.Time{}, false
+	p.report(s.write.Key, nil)
 }

@@ -20,9 +20,9 @@ type Write struct {
 	Create   bool   // store it only when the key has no value
 	Expect   bool   // store it only when Revision is the key's newest
 	Revision uint64 // 0 means that the key has no revision
+	Marker   bool   // Revision is one, and is as good as none, in a Batch
 	TTL      time.Duration
-
-	id string // for idempotent writes, when it was sent under one before
+	Again    bool // after a conflict the caller reads anew, so it need not be a true one
 }
 
 // Write stores w and returns its revision: one request. A *Conflict says that the key was not at
@@ -62,6 +62,9 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 		if !refused {
 			return 0, fromServer(apiErr)
 		}
+		if !known && w.Again && !b.idempotent {
+			return 0, errMaybeMoved
+		}
 		if !known || actual < w.Revision && b.shared() {
 			// Error 10164 does not tell whether the key has moved or another write is just in
 			// flight; and a leader that was deposed may not have the expected revision yet.
@@ -84,6 +87,9 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 		}
 	}
 }
+
+// errMaybeMoved is a conflict, or a write that was in flight.
+var errMaybeMoved = fmt.Errorf("%w, or another write was in flight", ErrRevisionMismatch)
 
 // newest is the sequence of a key's newest message at the leader, once that has come to what this
 // handle knows; 0 when there is none.
@@ -114,7 +120,7 @@ func (b *Bucket) header(ctx context.Context, w *Write) (nats.Header, error) {
 	}
 	if w.TTL != 0 {
 		if w.TTL < time.Second || w.TTL%time.Second != 0 {
-			return nil, fmt.Errorf("%w: TTL %v is not a whole number of seconds, at least one", ErrInvalidOption, w.TTL)
+			return nil, fmt.Errorf("%w: TTL %v must be whole seconds, at least one", ErrInvalidOption, w.TTL)
 		}
 		if w.Op == OpDelete {
 			return nil, fmt.Errorf("%w: a TTL on Delete would bring older revisions back, use Purge", ErrInvalidOption)
@@ -143,7 +149,7 @@ func (b *Bucket) header(ctx context.Context, w *Write) (nats.Header, error) {
 func (f *facts) checkTTL(w *Write) error {
 	switch ttl := w.TTL; {
 	case !f.ttls:
-		return fmt.Errorf("%w: TTL: the bucket has no LimitMarkerTTL", ErrInvalidOption)
+		return fmt.Errorf("%w: TTL: the bucket has no LimitMarkerTTL, which CreateOrUpdateBucket can set", ErrInvalidOption)
 	case f.maxAge > 0 && ttl > f.maxAge:
 		return fmt.Errorf("%w: TTL %v is longer than the bucket's own %v", ErrInvalidOption, ttl, f.maxAge)
 	case f.history != 1 && ttl < f.markerTTL:
@@ -191,21 +197,23 @@ func wrongStream(stored, wanted string) error {
 	return fmt.Errorf("%w: %s, not %s", ErrWrongStream, Quote(stored), wanted)
 }
 
-// republish tries once more when nobody was there to take a message, and finds out why if
-// there is still nobody: ErrBucketNotFound when the stream is gone, no message and no error
-// when it is there.
+// republish tries again when nobody was there to take a message, and finds out why while there is still
+// nobody: ErrBucketNotFound when the stream is gone, no message and no error when it is there. That is
+// known only when a leader is elected, which may just have come to listen.
 func (b *Bucket) republish(ctx context.Context, subject string, header nats.Header, data []byte) (*nats.Msg, error) {
-	if err := pause(ctx, noRespondersPause); err != nil {
-		return nil, fmt.Errorf("%w: %w", nats.ErrNoResponders, err)
-	}
-	msg, err := b.request(ctx, subject, header, data)
-	if errors.Is(err, nats.ErrNoResponders) {
+	for range nobodyAttempts {
+		if err := pause(ctx, noRespondersPause); err != nil {
+			return nil, fmt.Errorf("%w: %w", nats.ErrNoResponders, err)
+		}
+		msg, err := b.request(ctx, subject, header, data)
+		if !errors.Is(err, nats.ErrNoResponders) {
+			return msg, err
+		}
 		if gone := b.gone(ctx, b.origin); gone != nil {
 			return nil, fmt.Errorf("%w: %w", gone, err)
 		}
-		return nil, nil
 	}
-	return msg, err
+	return nil, nil
 }
 
 // unanswered tells what became of a write that got no answer.
@@ -261,4 +269,14 @@ func (b *Backoff) Wait(ctx context.Context) error {
 	limit := min(shortest<<min(b.attempt, 10), longest)
 	b.attempt++
 	return pause(ctx, rand.N(limit)+limit/4)
+}
+
+// WaitConflict waits for the next attempt at what somebody else was faster with, or until ctx ends. An
+// attempt fails when another succeeds while it lasts, so the waits are multiples of how long the last
+// one took. They stop growing early: who has lost often must not wait for those who come new.
+func (b *Backoff) WaitConflict(ctx context.Context, took time.Duration) error {
+	const doublings, longest = 2, 50 * time.Millisecond
+	limit := min(took<<min(b.attempt, doublings), longest)
+	b.attempt++
+	return pause(ctx, rand.N(max(limit, 1)))
 }

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -13,8 +14,9 @@ import (
 )
 
 const (
-	snapshotBatch = 8192 // and half as much again is on its way while the first half is read
-	bulkBatch     = 1 << 15
+	// Half as much again is on its way while the first half is read. A quarter of it, or half, takes
+	// up to a twentieth longer.
+	snapshotBatch = 1 << 15
 	liveBatch     = 512
 	smallMessage  = 512
 	pullBytes     = 8 << 20
@@ -48,6 +50,9 @@ const (
 	// consumer is gone.
 	closeTimeout = attemptTimeout
 
+	// grace is how long a caller whose time is over waits at most for what keeps the server clean.
+	grace = 500 * time.Millisecond
+
 	// statusRoom is what a subscription holds beside messages: heartbeats and ends of pulls.
 	statusRoom = 512
 )
@@ -57,14 +62,18 @@ const (
 type consumer struct {
 	b        *Bucket
 	name     string
-	host     string // the server that it is on, in a cluster
-	inbox    string // prefix of the pulls' reply subjects
+	created  time.Time // by its server's clock
+	host     string    // the server that it is on, in a cluster
+	inbox    string    // prefix of the pulls' reply subjects
 	sub      *nats.Subscription
 	delivery chan *nats.Msg
 	timer    *time.Timer
 	epoch    uint64    // of the connection when it was made
+	made     time.Time // when it was known to be there
 	heard    time.Time // when something came from it, or was asked of it
 	dormant  bool      // nothing was for so long that the server may have dropped it
+	waiting  bool      // for a message, and timer runs
+	sure     bool      // it is on the stream that is to be read
 
 	sequence uint64 // of the last message delivered
 	pending  uint64 // messages to come, by the server's count
@@ -89,71 +98,81 @@ type consumer struct {
 	empty    bool   // nothing was there to deliver when it was made
 }
 
-// newConsumer makes a consumer. info is the stream's state just before.
-func (b *Bucket) newConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, info *jetstream.StreamInfo, bulk bool) (*consumer, error) {
+// makeConsumer makes a consumer, which can be used once it is prepared. abandon is told the name of one
+// that the server may have made without an answer.
+func (b *Bucket) makeConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, abandon func(name string)) (*consumer, error) {
 	c := &consumer{
 		b: b, name: rand.Text(), inbox: b.nc.NewInbox(),
 		timer: time.NewTimer(time.Hour), epoch: b.epoch(), heard: time.Now(),
-		probe:    shortestProbe,
-		skipping: cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && info.Config.MaxMsgsPerSubject != 1,
+		probe: shortestProbe,
 	}
 	cfg.Name = c.name
-	made, err := c.create(ctx, cfg)
-	if err != nil {
-		return nil, err
-	}
-	pending := made.CachedInfo().NumPending
-	c.probing = c.skipping && pending == 0
-	c.pending, c.limits = pending, made.CachedInfo().Config
-	if cluster := made.CachedInfo().Cluster; cluster != nil {
-		c.host = cluster.Leader
-	}
-	most := uint64(snapshotBatch)
-	if bulk {
-		most = bulkBatch
-	}
-	c.batch = int(min(most, max(liveBatch, pending+liveBatch/2)))
-	if average := averageSize(info); average > 0 && (c.skipping || !cfg.HeadersOnly) {
-		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))
-	}
-	if cfg.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy && (c.skipping || pending == 0) {
-		if err := c.survey(ctx, pending, info.State.LastSeq); err != nil {
-			c.close(false)
-			return nil, err
-		}
-	}
-	c.delivery = make(chan *nats.Msg, 2*c.batch+liveBatch+statusRoom)
-	c.sub, err = b.nc.ChanSubscribe(c.inbox+".*", c.delivery)
-	if err != nil {
-		c.close(false)
+	if err := c.create(ctx, cfg, abandon); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
-// create makes the consumer on the server. A caller who gives up has to wait a little for the
+// prepare makes ready a consumer that was just made. info is the stream's state just before; where that
+// has no history it may be of a moment later, or of the stream that came in its place.
+func (c *consumer) prepare(ctx context.Context, info *jetstream.StreamInfo) (err error) {
+	newestOnly := c.limits.DeliverPolicy == jetstream.DeliverLastPerSubjectPolicy
+	c.skipping = newestOnly && info.Config.MaxMsgsPerSubject != 1
+	c.probing = c.pending == 0
+	c.batch = int(min(snapshotBatch, max(liveBatch, c.pending+liveBatch/2)))
+	if average := averageSize(info); average > 0 && (c.skipping || !c.limits.HeadersOnly) {
+		c.batch = int(min(uint64(c.batch), max(1, pullBytes/average)))
+	}
+	if newestOnly && (c.skipping || c.pending == 0) {
+		if err := c.survey(ctx, info.State.LastSeq); err != nil {
+			return err
+		}
+	}
+	c.delivery = make(chan *nats.Msg, 2*c.batch+liveBatch+statusRoom)
+	c.sub, err = c.b.nc.ChanSubscribe(c.inbox+".*", c.delivery)
+	return err
+}
+
+// create makes the consumer on the server. A caller who gives up for good has to wait a little for the
 // answer: what the server is still making cannot be deleted.
-func (c *consumer) create(ctx context.Context, cfg jetstream.ConsumerConfig) (jetstream.Consumer, error) {
+func (c *consumer) create(ctx context.Context, cfg jetstream.ConsumerConfig, abandon func(name string)) error {
 	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	subject := consumerCreateSubject(c.b, cfg)
 	defer context.AfterFunc(ctx, func() {
-		if context.Cause(ctx) == errAttemptOver || !c.b.nc.IsConnected() || c.b.epoch() != c.epoch || c.b.violation(subject) != nil {
-			cancel() // no answer is to be expected
-			return
+		defer cancel()
+		expected := c.b.nc.IsConnected() && c.b.epoch() == c.epoch && c.b.violation(subject) == nil
+		if why := context.Cause(ctx); expected && why != errAttemptOver && why != errCut {
+			_ = pause(patient, grace) // ends early with the answer
 		}
-		time.AfterFunc(closeTimeout, cancel)
 	})()
 	made, err := c.b.js.CreateConsumer(patient, c.b.stream, cfg)
+	given := ctx.Err()
 	switch {
-	case ctx.Err() != nil:
-		c.close(err == nil)
-		return nil, c.b.denied(ctx.Err(), subject)
-	case err != nil:
-		c.close(false) // the server may have made it although its answer did not come
-		return nil, c.b.denied(fromJetStream(err), subject)
+	case err == nil && given == nil:
+		info := made.CachedInfo()
+		c.made = time.Now()
+		c.created, c.pending, c.limits = info.Created, info.NumPending, info.Config
+		if info.Cluster != nil {
+			c.host = info.Cluster.Leader
+		}
+		return nil
+	case err == nil:
+		c.close(grace)
+		return given
 	}
-	return made, nil
+	if err = fromJetStream(err); given != nil {
+		err = given
+	}
+	err = c.b.denied(err, subject)
+	if _, refused := errors.AsType[*jetstream.APIError](err); !refused && !neverSent(err) {
+		abandon(c.name)
+	}
+	unheard := errors.Is(err, ErrPermission) || errors.Is(err, nats.ErrNoResponders) || context.Cause(ctx) == errAttemptOver
+	if cfg.FilterSubject == AllKeys && unheard {
+		return fmt.Errorf("%w: %w", errNarrow, err)
+	}
+	return err
 }
 
 // averageSize is what a message of the stream takes in its store.
@@ -161,17 +180,28 @@ func averageSize(info *jetstream.StreamInfo) uint64 {
 	return info.State.Bytes / max(info.State.Msgs, 1)
 }
 
-// survey finds out more about what a new consumer has to deliver. Its count of pending messages
-// is exact when nothing was written while it was made, and its server is the stream's only one.
-func (c *consumer) survey(ctx context.Context, pending, before uint64) error {
+// survey finds out more about what a new consumer has to deliver. before is the last sequence of the
+// stream before it was made. The server's count of pending messages is exact when nothing was
+// written meanwhile, and its server is the stream's only one; else a key that is overwritten may
+// just be missing in it.
+func (c *consumer) survey(ctx context.Context, before uint64) error {
 	info, err := c.b.Info(ctx)
 	if err != nil {
 		return err
 	}
 	c.skipTo = info.State.LastSeq
-	if info.State.LastSeq == before && !c.b.cautious() {
-		c.listed = pending
-		c.empty = pending == 0
+	switch {
+	case c.b.cautious():
+	case c.skipping, c.b.shared():
+		if info.State.LastSeq == before {
+			c.listed, c.empty = c.pending, c.pending == 0
+		}
+	default:
+		// Here "before" may have been a moment later, or another stream's, see begin. Both times are of
+		// one clock, as they are not in a cluster.
+		const writing = 20 * time.Millisecond // at most, from a message's time until it is counted
+		quiet := c.created.Add(-writing)
+		c.empty = info.Created.Before(c.created) && info.State.LastTime.Before(quiet)
 	}
 	return nil
 }
@@ -347,26 +377,31 @@ func (c *consumer) ended(msg *nats.Msg) {
 	}
 }
 
-// close ends the subscription and deletes the consumer. With wait the server has confirmed that
-// when close returns; where it cannot be asked it drops the consumer by itself.
-func (c *consumer) close(wait bool) {
+// close ends the subscription and deletes the consumer, see deleteConsumer.
+func (c *consumer) close(patience time.Duration) {
 	c.timer.Stop()
-	nc := c.b.nc
 	if c.sub != nil {
 		_ = c.sub.Unsubscribe() // fails on a closed connection, which has no subscriptions
 	}
-	if !nc.IsConnected() {
+	c.b.deleteConsumer(c.name, patience)
+}
+
+// deleteConsumer deletes a consumer on the server, which has confirmed that when deleteConsumer returns,
+// unless that takes longer than patience; with none it is not waited for. Where the server cannot be
+// asked it drops the consumer by itself.
+func (b *Bucket) deleteConsumer(name string, patience time.Duration) {
+	if !b.nc.IsConnected() {
 		return
 	}
-	subject := "CONSUMER.DELETE." + c.b.stream + "." + c.name
-	if !wait {
-		_ = nc.Publish(c.b.api+subject, nil) // see above: the server drops it by itself
+	subject := "CONSUMER.DELETE." + b.stream + "." + name
+	if patience <= 0 {
+		_ = b.nc.Publish(b.api+subject, nil) // see above: the server drops it by itself
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	var done struct{}
-	_ = c.b.apiRequest(ctx, c.b.api, subject, nil, &done) // see above
+	_ = b.apiRequest(ctx, b.api, subject, nil, &done) // see above
 }
 
 // connected waits until the client is connected.

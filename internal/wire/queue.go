@@ -27,7 +27,7 @@ func (r *Reader) pop() (Message, bool) {
 	}
 	for {
 		m, ok := r.oldest()
-		if !ok || !r.cfg.Unique || r.unique.first(m.Key, r.held || m.Sequence > r.target) {
+		if !ok || !r.cfg.Unique || r.unique.first(m.Key, r.held || m.Sequence > r.target, r.expected) {
 			return m, ok
 		}
 	}
@@ -80,9 +80,13 @@ type uniqueKeys struct {
 	set  map[string]struct{}
 }
 
-func (u *uniqueKeys) first(key string, late bool) bool {
+func (u *uniqueKeys) first(key string, late bool, expected int) bool {
 	if u.set == nil {
 		if !late {
+			if u.list == nil {
+				const most = 1 << 20 // the count is the server's
+				u.list = make([]string, 0, min(expected, most))
+			}
 			u.list = append(u.list, key)
 			return true
 		}

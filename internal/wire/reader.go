@@ -3,13 +3,10 @@ package wire
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // Start says where a Reader begins.
@@ -41,13 +38,13 @@ type ReaderConfig struct {
 	OnChange func(error)
 
 	// For the rest of the core; all may be nil.
+	stream   time.Time            // identity of the one to go on in, which had come to where it starts
 	opening  context.Context      // bounds OpenReader, beside the reader's life
 	onEnd    func()               // the reader has been torn down
 	onHeard  func()               // something came from the server
 	onPassed func(uint64)         // there is nothing to hand out up to this sequence that was not
 	onAgain  func()               // a consumer is to be made in the place of one that was lost
 	drains   <-chan chan struct{} // what comes here is closed when everything received is handed out
-	bulk     bool                 // what is read is kept anyway: larger pulls cost no more memory
 }
 
 // ErrSynced is returned by Next, once, where the snapshot ends and there is nothing to hand out
@@ -91,6 +88,8 @@ type Reader struct {
 	tear sync.Once
 
 	created  time.Time // identity of the stream
+	asked    time.Time // when that was asked for
+	begun    bool      // what the stream had then is known
 	reached  uint64    // a sequence that the stream is known to have come to
 	target   uint64    // the snapshot has to cover the stream up to here
 	cursor   uint64    // last sequence handed out or dropped
@@ -107,16 +106,18 @@ type Reader struct {
 	lost     error   // why the reader is out of touch, nil while it is not
 	failed   error   // why it ended
 
-	consumer *consumer
-	expected int       // messages, when the latest was made
-	epoch    uint64    // of the connection then
-	attempts int       // to connect, since the last that succeeded
-	cut      int       // attempts that the caller's context has cut short
-	losses   int       // of consumers and attempts, since something came
-	taken    int       // messages received
-	behind   time.Time // since when the stream has less than it had
-	backoff  Backoff
-	progress time.Time // when the server last answered
+	consumer  *consumer
+	abandoned []leftover
+	expected  int       // messages, when the latest was made
+	epoch     uint64    // of the connection then
+	attempts  int       // to connect, since the last that succeeded
+	cut       int       // attempts and questions that the caller's context has cut short
+	losses    int       // of consumers and attempts, since something came
+	taken     int       // messages received
+	behind    time.Time // since when the stream has less than it had
+	backoff   Backoff
+	progress  time.Time     // when the server last answered
+	ahead     time.Duration // of the server's clock, at most, was the client's when the stream was last looked at
 }
 
 // OpenReader starts reading. The reader lives until ctx ends or Stop.
@@ -132,6 +133,9 @@ func (b *Bucket) OpenReader(ctx context.Context, cfg ReaderConfig) (*Reader, err
 	if cfg.Start == StartAt && cfg.Sequence > 0 {
 		r.cursor = cfg.Sequence - 1
 	}
+	if !cfg.stream.IsZero() {
+		r.created, r.reached = cfg.stream, r.cursor
+	}
 	if _, ok := ctx.Deadline(); !ok {
 		r.patience = b.timeout
 	}
@@ -139,11 +143,13 @@ func (b *Bucket) OpenReader(ctx context.Context, cfg ReaderConfig) (*Reader, err
 	bounded, cancel := b.Bound(r.life)
 	defer cancel()
 	if cfg.opening != nil {
+		bounded, cancel = context.WithCancel(bounded)
+		defer cancel()
 		defer context.AfterFunc(cfg.opening, cancel)()
 	}
 	if err := r.open(bounded); err != nil {
 		r.end(nil)
-		r.disconnect(true)
+		r.tidy()
 		return nil, err
 	}
 	r.unwatch = context.AfterFunc(r.life, r.teardown)
@@ -305,198 +311,6 @@ func (r *Reader) change(err error) {
 	}
 }
 
-// advance does one step: it connects, or pulls, or takes what the server sent. An error is one
-// of ctx, of the reader's life or of Stop; failures are kept in r.failed.
-func (r *Reader) advance(ctx context.Context) error {
-	if r.consumer == nil {
-		return r.reconnect(ctx)
-	}
-	if r.consumer.wants(r.snapshot) {
-		if err := r.consumer.pull(r.snapshot); err != nil {
-			r.interrupted(err)
-			return nil
-		}
-	}
-	msg, err := r.receive(ctx)
-	if err != nil || msg == nil {
-		return err
-	}
-	if msg.Reply == "" {
-		r.status(msg)
-		return nil
-	}
-	m := r.slot()
-	sequence, err := r.b.decodeConsumed(msg, m)
-	switch {
-	case err != nil:
-		r.interrupted(err)
-	case !r.consumer.expected(sequence, m.Pending):
-		r.interrupted(errors.New("messages were lost on the way"))
-	case r.accept(m):
-		return nil
-	}
-	*m = Message{}
-	r.queue = r.queue[:len(r.queue)-1]
-	return nil
-}
-
-// accept reports whether a message is to be handed out: it is not known already, and wanted.
-func (r *Reader) accept(m *Message) bool {
-	r.taken++
-	if m.Sequence <= r.cursor {
-		return false
-	}
-	r.cursor = m.Sequence
-	r.reached = max(r.reached, m.Sequence)
-	switch {
-	case r.cfg.SkipMarkers && m.Deleted() && !r.opening && !r.hold:
-		return false
-	case r.match != nil && !matchAny(r.match, m.Key):
-		return false
-	}
-	return true
-}
-
-// status takes a message that the server sent about a pull, not from the stream.
-func (r *Reader) status(msg *nats.Msg) {
-	if r.b.epoch() != r.consumer.epoch {
-		// What came before it may have been lost with the old connection.
-		r.interrupted(errConnectionLost)
-		return
-	}
-	event, position := r.consumer.status(msg)
-	if event != pullLost {
-		r.heard()
-	}
-	switch event {
-	case pullEnded, pullIdle:
-		if r.snapshot && r.complete(event, position) {
-			r.snapshot = false
-			r.consumer.skipping = false
-		}
-		if !r.snapshot {
-			// What lies between holds nothing for this reader: one begun anew need not look.
-			r.cursor = max(r.cursor, position)
-			if r.cfg.onPassed != nil && r.head == len(r.queue) {
-				r.cfg.onPassed(r.cursor)
-			}
-		}
-	case pullUnsure:
-		// Made anew it repeats what the cursor then drops.
-		r.disconnect(false)
-	case pullLost:
-		r.interrupted(fmt.Errorf("the consumer is gone: %s %s", msg.Header.Get(statusHeader), msg.Header.Get("Description")))
-	}
-}
-
-// receive waits for the next message of the subscription; nil when there is something else to
-// do first.
-func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
-	c := r.consumer
-	select {
-	case msg := <-c.delivery:
-		return msg, nil
-	default:
-		r.drained()
-	}
-	c.timer.Reset(lossCheck)
-	select {
-	case msg := <-c.delivery:
-		if msg.Reply != "" {
-			r.heard() // not for each message: the clock costs a twentieth of a listing
-		}
-		return msg, nil
-	case drain := <-r.cfg.drains:
-		r.draining = append(r.draining, drain)
-		return nil, nil
-	case <-c.timer.C:
-		r.check()
-		return nil, nil
-	case <-r.life.Done():
-		return nil, cause(r.life)
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// drained tells that everything received is handed out, to who asked before that was looked at.
-func (r *Reader) drained() {
-	if r.head < len(r.queue) {
-		return
-	}
-	for _, drain := range r.draining {
-		close(drain)
-	}
-	r.draining = nil
-}
-
-// check looks whether the reader is still in touch with its consumer.
-func (r *Reader) check() {
-	nc := r.b.nc
-	switch {
-	case nc.IsClosed():
-		r.fail(nats.ErrConnectionClosed)
-	case !nc.IsConnected() || r.b.epoch() != r.consumer.epoch:
-		r.interrupted(errConnectionLost)
-	case time.Since(r.consumer.heard) > silence:
-		if violation := r.b.violation(r.consumer.next()); violation != nil {
-			r.fail(violation)
-			return
-		}
-		r.interrupted(jetstream.ErrNoHeartbeat)
-	}
-}
-
-func (r *Reader) heard() {
-	now := time.Now()
-	r.consumer.heard, r.progress = now, now
-	if r.cfg.onHeard != nil {
-		r.cfg.onHeard()
-	}
-	r.backoff, r.losses = Backoff{}, 0
-	r.change(nil)
-}
-
-// interrupted gives up the consumer; the next step makes another.
-func (r *Reader) interrupted(err error) {
-	if r.lost == nil {
-		r.progress = time.Now() // up to now it was not the server that was waited for
-	}
-	r.change(err)
-	r.disconnect(false)
-}
-
-func (r *Reader) fail(err error) {
-	r.failed = err
-	r.disconnect(false)
-}
-
-// complete decides whether the snapshot has been received whole. It has when, at some moment
-// after it was begun, the consumer's server had nothing more to deliver and had itself come to
-// what the stream's leader had when it was begun: a key's newest revision of that moment was
-// there already when the reader came by it.
-//
-// A pull that ends with "no messages" after it delivered some, and an idle heartbeat, are such
-// moments. One that ends so without having delivered any is not: the server answers it from a
-// count of pending messages, which an overwritten key leaves and re-enters at different times.
-func (r *Reader) complete(event pullEvent, position uint64) bool {
-	c := r.consumer
-	switch event {
-	case pullEnded:
-		if !c.drained || c.skipping && r.cursor <= c.skipTo {
-			return false
-		}
-	case pullIdle:
-		// A consumer that skips along a list of newest revisions pauses where one of them is
-		// gone, and may say so twice before it goes on. At the end of the stream it says the same
-		// as often as one likes.
-		if c.skipping && (position < c.skipTo || position == c.skipTo && c.beats < beatsAtEnd) {
-			return false
-		}
-	}
-	return max(position, r.cursor) >= r.target || !r.b.cautious()
-}
-
 // Stop ends the reader: when it returns nothing of it is left, in the client or on the server.
 // It may be called twice, and from anywhere.
 func (r *Reader) Stop() {
@@ -509,7 +323,7 @@ func (r *Reader) Stop() {
 func (r *Reader) teardown() {
 	r.tear.Do(func() {
 		r.turn.Lock()
-		r.disconnect(true)
+		r.tidy()
 		r.turn.Unlock()
 		if r.cfg.onEnd != nil {
 			r.cfg.onEnd()
@@ -517,10 +331,40 @@ func (r *Reader) teardown() {
 	})
 }
 
-// disconnect gives up the consumer, if there is one. With wait it is gone on the server too.
-func (r *Reader) disconnect(wait bool) {
+// tidy gives up what the reader has on the server, and what the server may have made of attempts that
+// it did not answer, and waits until that is gone; but a caller whose time is over does not wait for
+// long.
+func (r *Reader) tidy() {
+	patience := closeTimeout
+	if r.life.Err() != nil && cause(r.life) != ErrWatcherStopped {
+		patience = grace
+	}
+	end := time.Now().Add(patience)
+	r.disconnect(patience)
+	for _, left := range r.abandoned {
+		r.b.deleteConsumer(left.name, time.Until(end))
+	}
+	r.abandoned = nil
+}
+
+// disconnect gives up the consumer, if there is one, see deleteConsumer.
+func (r *Reader) disconnect(patience time.Duration) {
 	if r.consumer != nil {
-		r.consumer.close(wait)
+		r.consumer.close(patience)
 		r.consumer = nil
 	}
+}
+
+// leftover is a consumer that the server may have, without having said so or since the reader could not
+// tell it that it needs it no more.
+type leftover struct {
+	name  string
+	since time.Time
+}
+
+// abandon notes a leftover. Those of long ago the server has dropped by itself.
+func (r *Reader) abandon(name string) {
+	now := time.Now()
+	r.abandoned = slices.DeleteFunc(r.abandoned, func(l leftover) bool { return now.Sub(l.since) > 2*inactive })
+	r.abandoned = append(r.abandoned, leftover{name, now})
 }

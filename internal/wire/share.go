@@ -14,9 +14,10 @@ const (
 	// those beyond share one. A consumer costs its server some 45 KB and a share of every write.
 	privateWatchers = 16
 
-	// shareQueue is how many messages a sharing watcher may leave unread before it gets a reader
-	// of its own, which goes on where it was.
+	// shareQueue and shareBytes are how much a sharing watcher may leave unread before it gets a
+	// reader of its own, which goes on where it was.
 	shareQueue = 256
+	shareBytes = 1 << 20
 )
 
 // Source is what a watcher reads: a Reader, or its part of a shared one.
@@ -105,15 +106,18 @@ type shared struct {
 	unwatch func() bool
 	hub     *hub
 	left    sync.Once
+	parting sync.Mutex    // held while it gets a reader of its own, or leaves
 	wake    chan struct{} // there is something new below
 	synced  atomic.Bool
 	target  uint64 // sequence of the snapshot
 	cursor  uint64 // last sequence handed out
 	backoff Backoff
+	cut     int // attempts to get a reader of its own that the caller's context has cut short
 
 	mu      sync.Mutex
 	private *Reader // once it has parted
 	queue   []Message
+	bytes   int  // in the queue
 	more    bool // the queue was full, what came then is not in it
 	notices []error
 	lost    error // what was told last
@@ -148,6 +152,7 @@ func (s *shared) begin(ctx context.Context) error {
 		s.cursor, s.target = m.Sequence-1, m.Sequence
 		s.mu.Lock()
 		s.queue = slices.Insert(s.queue, 0, m)
+		s.bytes += len(m.Data)
 		s.mu.Unlock()
 		return nil
 	}
@@ -157,11 +162,12 @@ func (s *shared) begin(ctx context.Context) error {
 
 func (s *shared) offer(m Message) {
 	s.mu.Lock()
-	if len(s.queue) >= shareQueue {
+	if len(s.queue) >= shareQueue || s.bytes >= shareBytes {
 		s.more = true
 	}
 	if !s.more {
 		s.queue = append(s.queue, m)
+		s.bytes += len(m.Data)
 	}
 	s.mu.Unlock()
 	s.signal()
@@ -206,7 +212,9 @@ func (s *shared) Next(ctx context.Context) (Message, error) {
 		if err := ctx.Err(); err != nil {
 			return Message{}, err
 		}
-		s.notify()
+		if s.notify() {
+			continue
+		}
 		if private := s.parted(); private != nil {
 			m, err := private.Next(ctx)
 			if errors.Is(err, ErrSynced) {
@@ -237,8 +245,8 @@ func (s *shared) Next(ctx context.Context) (Message, error) {
 	}
 }
 
-// notify calls OnChange with what is to be told.
-func (s *shared) notify() {
+// notify calls OnChange with what is to be told, if anything is. OnChange may stop the watcher.
+func (s *shared) notify() bool {
 	s.mu.Lock()
 	notices := s.notices
 	s.notices = nil
@@ -246,6 +254,7 @@ func (s *shared) notify() {
 	for _, notice := range notices {
 		s.cfg.OnChange(notice)
 	}
+	return len(notices) > 0
 }
 
 // pop takes the oldest message that was not handed out before.
@@ -253,6 +262,7 @@ func (s *shared) pop() (Message, bool) {
 	for len(s.queue) > 0 {
 		m := s.queue[0]
 		s.queue[0] = Message{}
+		s.bytes -= len(m.Data)
 		if s.queue = s.queue[1:]; len(s.queue) == 0 {
 			s.queue = nil
 		}
@@ -271,8 +281,12 @@ func (s *shared) pop() (Message, bool) {
 
 // part goes on with a reader of its own, or returns without an error for another attempt.
 func (s *shared) part(ctx context.Context) error {
+	s.parting.Lock()
+	defer s.parting.Unlock()
+	uncut, cancel := s.b.uncut(ctx, s.cut)
+	defer cancel()
 	cfg := s.cfg
-	cfg.Start, cfg.Sequence, cfg.opening = StartAt, s.cursor+1, ctx
+	cfg.Start, cfg.Sequence, cfg.stream, cfg.opening = StartAt, s.cursor+1, s.hub.stream(), uncut
 	r, err := s.b.OpenReader(s.life, cfg)
 	switch {
 	case err == nil:
@@ -280,6 +294,7 @@ func (s *shared) part(ctx context.Context) error {
 	case s.life.Err() != nil:
 		return cause(s.life)
 	case ctx.Err() != nil:
+		s.cut++
 		return ctx.Err()
 	case !transient(err):
 		return err
@@ -294,9 +309,6 @@ func (s *shared) part(ctx context.Context) error {
 	s.private = r
 	s.mu.Unlock()
 	s.hub.remove(s)
-	if s.life.Err() != nil {
-		r.Stop() // whoever ended the watcher may not have seen it
-	}
 	return nil
 }
 
@@ -315,7 +327,8 @@ func (s *shared) Stop() {
 
 func (s *shared) leave() {
 	s.left.Do(func() {
-		s.notify()
+		s.parting.Lock() // which nobody keeps for long once life has ended
+		defer s.parting.Unlock()
 		if private := s.parted(); private != nil {
 			private.Stop()
 		}

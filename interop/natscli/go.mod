@@ -1,7 +1,7 @@
 // The nats command line tool that the tests of interop run, apart from every other requirement.
 module github.com/seed646b090f/jskv/interop/natscli
 
-go 1.26.8
+go 1.26.0
 
 tool github.com/nats-io/natscli/nats
 

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/seed646b090f/jskv/jskvtest"
 )
@@ -22,7 +24,8 @@ import (
 // program is the program of the folder that is being tested.
 var program string
 
-// Main builds the program of the test's folder and runs the tests. It returns their exit status.
+// Main builds the program of the test's folder and runs the tests, which must leave no goroutine
+// behind. It returns their exit status.
 func Main(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "jskv-example-test-")
 	if err != nil {
@@ -33,7 +36,12 @@ func Main(m *testing.M) int {
 	if out, err := exec.Command("go", "build", "-o", program, ".").CombinedOutput(); err != nil {
 		panic(string(out))
 	}
-	return m.Run()
+	status := m.Run()
+	if err := goleak.Find(); status == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return status
 }
 
 // Result is one run of the program.

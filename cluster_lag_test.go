@@ -1,0 +1,223 @@
+package jskv_test
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
+)
+
+// routes are the proxies through which a cluster's servers talk to each other: by the name of the
+// server that dials and the index of the other.
+type routes map[hop]*jskvtest.Proxy
+
+type hop struct {
+	from string
+	to   int
+}
+
+// option leads the routes of a cluster through proxies.
+func (all routes) option(t testing.TB) jskvtest.Option {
+	t.Helper()
+	return jskvtest.WithOptions(func(o *server.Options) {
+		// What the servers tell each other of their addresses leads nowhere, or they would make routes
+		// that go past the proxies.
+		o.Cluster.Advertise = "127.0.0.1:1"
+		for to, direct := range o.Routes {
+			proxy := jskvtest.NewProxy(t, direct.Host)
+			through, err := url.Parse(proxy.URL())
+			require.NoError(t, err)
+			o.Routes[to] = through
+			all[hop{o.ServerName, to}] = proxy
+		}
+	})
+}
+
+// delay holds back what one server says to another.
+func (all routes) delay(cluster *jskvtest.Cluster, from, to int, d time.Duration) {
+	all[hop{cluster.Server(from).Name(), to}].Delay(jskvtest.ToServer, d)
+	all[hop{cluster.Server(to).Name(), from}].Delay(jskvtest.ToClient, d)
+}
+
+// outsideCluster has four servers, of which bucket "b" is on three. Whoever is connected to the fourth is
+// answered by any of those, also by the one that lags.
+type outsideCluster struct {
+	*jskvtest.Cluster
+	routes  routes
+	outside int // the server without a replica
+	leader  int
+	lagging int
+}
+
+func newOutsideCluster(t testing.TB) *outsideCluster {
+	t.Helper()
+	all := routes{}
+	return &outsideCluster{Cluster: jskvtest.NewCluster(t, 4, all.option(t)), routes: all}
+}
+
+// lag makes one replica of bucket "b", which has three and has come to rest, lag by d.
+func (c *outsideCluster) lag(t testing.TB, d time.Duration) {
+	t.Helper()
+	stream, err := c.JetStream().Stream(testContext(t), "KV_b")
+	require.NoError(t, err)
+	has := func(name string) bool {
+		at := stream.CachedInfo().Cluster
+		return at.Leader == name || slices.ContainsFunc(at.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == name })
+	}
+	c.leader = c.Leader("b")
+	for i, s := range c.Servers() {
+		switch {
+		case !has(s.Name()):
+			c.outside = i
+		case i != c.leader:
+			c.lagging = i
+		}
+	}
+	c.routes.delay(c.Cluster, c.leader, c.lagging, d)
+}
+
+// laggingReading is a bucket of which one replica hears of everything late. The client is connected to
+// the third server, which has what the leader has and leads the cluster: what is written is
+// acknowledged at once, and consumers are made at once, on the replica that lags, too.
+type laggingReading struct {
+	*clusterReading
+	routes          routes
+	leader, lagging int
+}
+
+func newLaggingReading(t testing.TB, cfg jetstream.KeyValueConfig) *laggingReading {
+	t.Helper()
+	all := routes{}
+	r := &laggingReading{clusterReading: newClusterReading(t, cfg, all.option(t)), routes: all}
+	third := slices.IndexFunc(r.cluster.Servers(), func(s *jskvtest.Server) bool { return s.NATS().JetStreamIsLeader() })
+	r.leader = r.cluster.Leader("b")
+	for r.leader == third {
+		r.leader = r.cluster.StepDown("b")
+	}
+	r.lagging = 3 - r.leader - third
+	r.cluster.WaitCurrent("b")
+	r.admin = r.cluster.Server(third).JetStream()
+	r.readThrough(r.cluster.ConnTo(third))
+	return r
+}
+
+// lag makes the replica lag by d.
+func (r *laggingReading) lag(d time.Duration) {
+	r.routes.delay(r.cluster, r.leader, r.lagging, d)
+}
+
+// late reports whether the replica that lags has a consumer and has not come to a revision.
+func (r *laggingReading) late(revision uint64) bool {
+	r.t.Helper()
+	account, err := r.cluster.Server(r.lagging).NATS().JszAccount(&server.JSzOptions{Account: "$G", Streams: true, Consumer: true})
+	require.NoError(r.t, err)
+	require.Len(r.t, account.Streams, 1)
+	return len(account.Streams[0].Consumer) > 0 && account.Streams[0].State.LastSeq < revision
+}
+
+// read is what a reading of the whole bucket gave.
+type read struct {
+	entries []jskv.Entry[string] // of Keys without revisions
+	err     error
+}
+
+// from runs a reading and reports whether it was done by the replica that lags, while that had not come
+// to a revision.
+func (r *laggingReading) from(revision uint64, reading func(ctx context.Context) ([]jskv.Entry[string], error)) (read, bool) {
+	r.t.Helper()
+	done := make(chan read, 1)
+	ctx := testContext(r.t)
+	go func() {
+		entries, err := reading(ctx)
+		done <- read{entries, err}
+	}()
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	late := false
+	for {
+		select {
+		case result := <-done:
+			return result, late
+		case <-ticker.C:
+			late = late || r.late(revision)
+		}
+	}
+}
+
+// wholeReadings are the ways to read all live keys.
+func (r *reading) wholeReadings() map[string]func(ctx context.Context) ([]jskv.Entry[string], error) {
+	return map[string]func(ctx context.Context) ([]jskv.Entry[string], error){
+		"Keys": func(ctx context.Context) (entries []jskv.Entry[string], err error) {
+			keys, err := jskv.Collect(r.Keys(ctx))
+			for _, key := range keys {
+				entries = append(entries, jskv.Entry[string]{Key: key})
+			}
+			return entries, err
+		},
+		"Entries": func(ctx context.Context) ([]jskv.Entry[string], error) { return jskv.Collect(r.Entries(ctx)) },
+		"Watch with IgnoreDeletes": func(ctx context.Context) ([]jskv.Entry[string], error) {
+			w, err := r.Watch(ctx, jskv.AllKeys, jskv.IgnoreDeletes())
+			if err != nil {
+				return nil, err
+			}
+			defer w.Stop()
+			return jskv.Collect(w.Snapshot())
+		},
+	}
+}
+
+// requireLive wants each key once, at its newest revision.
+func requireLive(t testing.TB, want map[string]uint64, got read) {
+	t.Helper()
+	require.NoError(t, got.err)
+	found := map[string]uint64{}
+	for _, e := range got.entries {
+		require.NotContains(t, found, e.Key, "twice")
+		found[e.Key] = e.Revision
+		if e.Revision == 0 {
+			found[e.Key] = want[e.Key]
+		}
+	}
+	require.Equal(t, want, found)
+}
+
+// Replicas of a cluster in one process hardly lag. This one does by half a second, and a reading that
+// it serves waits for it: or it would miss what was just made, have what was just deleted, and of what
+// was just overwritten the older revision.
+func TestAReadingFromAReplicaThatLagsHasWhatWasAcknowledgedBeforeIt(t *testing.T) {
+	t.Parallel()
+	bothHistories(t, func(t *testing.T, history uint8) {
+		r := newLaggingReading(t, jetstream.KeyValueConfig{History: history, Storage: jetstream.MemoryStorage})
+		r.withoutDirect() // a consumer, however few there are
+		live := map[string]uint64{"overwritten": 0}
+		for i := range 200 {
+			key := fmt.Sprintf("k%03d", i)
+			live[key] = r.put(key, "v")
+		}
+		r.lag(500 * time.Millisecond)
+		next := 0
+		for name, reading := range r.wholeReadings() {
+			for tries, late := 0, false; !late; tries++ {
+				require.Less(t, tries, 40, "%s was never done by the replica that lags", name)
+				deleted, made := fmt.Sprintf("k%03d", next), fmt.Sprintf("n%03d", next)
+				next++
+				r.del(deleted)
+				delete(live, deleted)
+				live["overwritten"] = r.put("overwritten", fmt.Sprint(next))
+				live[made] = r.put(made, "v")
+				var got read
+				got, late = r.from(live[made], reading)
+				requireLive(t, live, got)
+			}
+		}
+	})
+}
