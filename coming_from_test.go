@@ -15,14 +15,17 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// stockSection is the part of the page about one type of the stock client.
-func stockSection(t *testing.T, title string) string {
+// section is the part of a page below a heading, up to the next one of its level.
+func section(t *testing.T, page, heading string) string {
 	t.Helper()
-	_, rest, ok := strings.Cut(repositoryFile(t, "docs/coming-from.md"), "\n### "+title+"\n")
-	require.True(t, ok, "docs/coming-from.md has no section %s", title)
-	section, _, _ := strings.Cut(rest, "\n### ")
-	return section
+	_, rest, ok := strings.Cut(repositoryFile(t, page), "\n"+heading+"\n")
+	require.True(t, ok, "%s has no section %s", page, heading)
+	level, _, _ := strings.Cut(heading, " ")
+	part, _, _ := strings.Cut(rest, "\n"+level+" ")
+	return part
 }
+
+const comingFrom = "docs/coming-from.md"
 
 func TestEveryMethodOfTheStockClientHasItsCounterpart(t *testing.T) {
 	t.Parallel()
@@ -38,23 +41,47 @@ func TestEveryMethodOfTheStockClientHasItsCounterpart(t *testing.T) {
 		"KeyValueEntry":  {reflect.TypeFor[jetstream.KeyValueEntry]()},
 		"KeyValueStatus": {reflect.TypeFor[jetstream.KeyValueStatus]()},
 	} {
-		section := stockSection(t, title)
-		for _, typ := range types {
-			require.NotZero(t, typ.NumMethod())
-			for i := range typ.NumMethod() {
-				if method := typ.Method(i).Name; !strings.Contains(section, "."+method+"(") {
-					t.Errorf("docs/coming-from.md does not say what is instead of %v.%s", typ, method)
-				}
+		requireMethods(t, section(t, comingFrom, "### "+title), types...)
+	}
+}
+
+func TestTheShortFormInTheReadmeHasEveryVerbOfTheStockClient(t *testing.T) {
+	t.Parallel()
+	stock := column(section(t, "README.md", "## Coming from jetstream.KeyValue"), 0)
+	requireMethods(t, strings.Join(stock, "\n"),
+		reflect.TypeFor[jetstream.KeyValueManager](), reflect.TypeFor[jetstream.KeyValue](), reflect.TypeFor[jetstream.KeyWatcher]())
+}
+
+// requireMethods wants a call of every method of types in text.
+func requireMethods(t *testing.T, text string, types ...reflect.Type) {
+	t.Helper()
+	for _, typ := range types {
+		require.NotZero(t, typ.NumMethod())
+		for i := range typ.NumMethod() {
+			if method := typ.Method(i).Name; !strings.Contains(text, "."+method+"(") {
+				t.Errorf("nothing says what is instead of %v.%s", typ, method)
 			}
 		}
 	}
+}
+
+// column are the cells of a column of the tables in text.
+func column(text string, i int) []string {
+	var cells []string
+	for line := range strings.Lines(text) {
+		row, ok := strings.CutPrefix(strings.TrimSpace(line), "| ")
+		if all := strings.Split(row, " | "); ok && len(all) > i {
+			cells = append(cells, strings.TrimSuffix(all[i], " |"))
+		}
+	}
+	return cells
 }
 
 func TestEveryOptionOfTheStockClientHasItsCounterpart(t *testing.T) {
 	t.Parallel()
 	dir, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.Dir}}", "github.com/nats-io/nats.go/jetstream").Output()
 	require.NoError(t, err)
-	section, options := stockSection(t, "Options"), 0
+	section, options := section(t, comingFrom, "### Options"), 0
 	for name := range declared(t, filepath.Join(strings.TrimSpace(string(dir)), "kv_options.go")) {
 		if options++; !strings.Contains(section, "| `"+name+"(") {
 			t.Errorf("docs/coming-from.md does not say what is instead of %s", name)
@@ -114,19 +141,24 @@ func TestTheCounterpartsAreThere(t *testing.T) {
 	for _, other := range stock {
 		ours[other] = true
 	}
-	checked := 0
-	for line := range strings.Lines(repositoryFile(t, "docs/coming-from.md")) {
-		cells := strings.Split(line, " | ")
-		if !strings.HasPrefix(line, "|") || len(cells) < 2 {
-			continue
-		}
-		for _, span := range code.FindAllString(cells[1], -1) {
-			for _, used := range name.FindAllString(span, -1) {
-				if checked++; !ours[used] {
-					t.Errorf("docs/coming-from.md: there is no %s: %s", used, line)
+	for _, page := range []struct {
+		text  string
+		least int // names to check
+	}{
+		{repositoryFile(t, comingFrom), 100},
+		{section(t, "README.md", "## Coming from jetstream.KeyValue"), 30},
+		{section(t, "README.md", "## Coming from etcd"), 20},
+	} {
+		checked := 0
+		for _, cell := range column(page.text, 1) {
+			for _, span := range code.FindAllString(cell, -1) {
+				for _, used := range name.FindAllString(span, -1) {
+					if checked++; !ours[used] {
+						t.Errorf("there is no %s: %s", used, cell)
+					}
 				}
 			}
 		}
+		require.Greater(t, checked, page.least)
 	}
-	require.Greater(t, checked, 50)
 }

@@ -63,3 +63,57 @@ func TestTheWorkflowsTrustOnlyWhatTheyPinned(t *testing.T) {
 		require.Equal(t, strings.Count(text, "runs-on:"), strings.Count(text, "timeout-minutes:"), "%s: every job has its bound", name)
 	}
 }
+
+func TestEveryLinkOfTheDocumentationLeadsSomewhere(t *testing.T) {
+	t.Parallel()
+	link, heading := regexp.MustCompile(`\]\(([\w./-]*)(?:#([\w-]+))?\)`), regexp.MustCompile(`(?m)^#+ (.*)$`)
+	links := 0
+	for _, page := range pages(t) {
+		for _, match := range link.FindAllStringSubmatch(prose(repositoryFile(t, page)), -1) {
+			links++
+			target := page
+			if match[1] != "" {
+				target = filepath.Join(filepath.Dir(page), match[1])
+			}
+			require.FileExists(t, target, "%s links to it", page)
+			if match[2] != "" {
+				var anchors []string
+				for _, title := range heading.FindAllStringSubmatch(repositoryFile(t, target), -1) {
+					anchors = append(anchors, anchor(title[1]))
+				}
+				require.Contains(t, anchors, match[2], "%s links to that of %s", page, target)
+			}
+		}
+	}
+	require.Greater(t, links, 50)
+}
+
+func TestNoPageHasWhatAMergeLeftOpen(t *testing.T) {
+	t.Parallel()
+	for _, page := range pages(t) {
+		require.NotRegexp(t, `(?m)^(<{7}|={7}|>{7})( |$)`, repositoryFile(t, page), page)
+	}
+}
+
+// pages are the pages of the documentation.
+func pages(t testing.TB) (pages []string) {
+	t.Helper()
+	for _, pattern := range []string{"*.md", "*/*.md"} {
+		some, err := filepath.Glob(pattern)
+		require.NoError(t, err)
+		pages = append(pages, some...)
+	}
+	require.Contains(t, pages, "CHANGELOG.md")
+	return pages
+}
+
+// prose is a page without its blocks of code.
+func prose(page string) string {
+	return regexp.MustCompile("(?s:```.*?```)|(?m:^    .*$)").ReplaceAllString(page, "")
+}
+
+// anchor is what a heading is linked to by.
+func anchor(title string) string {
+	bare := regexp.MustCompile(`[^\w -]`).ReplaceAllString(strings.ToLower(title), "")
+	return strings.ReplaceAll(bare, " ", "-")
+}

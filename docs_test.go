@@ -6,6 +6,7 @@ import (
 	"go/parser"
 	"go/token"
 	"iter"
+	"os/exec"
 	"path"
 	"path/filepath"
 	"slices"
@@ -34,15 +35,28 @@ func loadDoc(t *testing.T, folder string) *doc.Package {
 	return pkg
 }
 
-// packages are those that others import, by their folders.
-var packages = []string{".", "embedded", "jskvtest"}
+// packages are those of this module that others can import, by their folders.
+func packages(t *testing.T) []string {
+	t.Helper()
+	list := exec.CommandContext(t.Context(), "go", "list", "-f", `{{if ne .Name "main"}}{{.ImportPath}}{{end}}`, "./...")
+	paths, err := list.Output()
+	require.NoError(t, err)
+	var all []string
+	for _, name := range strings.Fields(string(paths)) {
+		if !slices.Contains(strings.Split(name, "/"), "internal") {
+			all = append(all, path.Join(".", strings.TrimPrefix(name, modulePath)))
+		}
+	}
+	require.Subset(t, all, []string{".", "embedded", "jskvtest"})
+	return all
+}
 
 // Every exported name of every package has a comment: functions, types, methods, constants,
 // variables, fields of structs and methods of interfaces. One comment behind several names on a
 // line is for all of them.
 func TestEveryExportedNameIsDocumented(t *testing.T) {
 	t.Parallel()
-	for _, folder := range packages {
+	for _, folder := range packages(t) {
 		pkg := loadDoc(t, folder)
 		names := 0
 		documented := func(name, text string) {
@@ -108,22 +122,15 @@ func members(typ *doc.Type) iter.Seq[*ast.Field] {
 	}
 }
 
-// In package jskv every function, method and type has an example of its own; a type's may be that of
-// a function that makes it. In the packages beside it, whose methods are used together, it is enough
-// that some example calls it.
+// Every function, method and type has an example of its own, by its name; a type's may be that of a
+// function that makes it, or of a method.
 func TestEveryVerbAndTypeHasAnExample(t *testing.T) {
 	t.Parallel()
 	// What the language or package errors calls is shown by its type's example.
 	implicit := []string{"Error", "Unwrap"}
-	for _, folder := range packages {
+	shown := func(fn *doc.Func) bool { return len(fn.Examples) > 0 || slices.Contains(implicit, fn.Name) }
+	for _, folder := range packages(t) {
 		pkg := loadDoc(t, folder)
-		called := map[string]bool{}
-		if folder != "." {
-			called = callsInExamples(t, folder)
-		}
-		shown := func(fn *doc.Func) bool {
-			return len(fn.Examples) > 0 || called[fn.Name] || slices.Contains(implicit, fn.Name)
-		}
 		require.True(t, folder != "." || len(pkg.Examples) > 0, "an example of the package")
 		for _, fn := range pkg.Funcs {
 			if !shown(fn) {
@@ -145,23 +152,6 @@ func TestEveryVerbAndTypeHasAnExample(t *testing.T) {
 	}
 }
 
-// callsInExamples are the names of what the examples of a package call.
-func callsInExamples(t *testing.T, folder string) map[string]bool {
-	t.Helper()
-	called := map[string]bool{}
-	for _, example := range examplesIn(t, filepath.Join(folder, "example*_test.go")) {
-		ast.Inspect(example.Code, func(node ast.Node) bool {
-			if call, ok := node.(*ast.CallExpr); ok {
-				if selector, ok := call.Fun.(*ast.SelectorExpr); ok {
-					called[selector.Sel.Name] = true
-				}
-			}
-			return true
-		})
-	}
-	return called
-}
-
 // examplesIn reads the examples of the files that match pattern.
 func examplesIn(t *testing.T, pattern string) []*doc.Example {
 	t.Helper()
@@ -179,8 +169,8 @@ func examplesIn(t *testing.T, pattern string) []*doc.Example {
 
 func TestEveryExampleChecksItsOutput(t *testing.T) {
 	t.Parallel()
-	for _, folder := range packages {
-		for _, example := range examplesIn(t, filepath.Join(folder, "example*_test.go")) {
+	for _, folder := range packages(t) {
+		for _, example := range examplesIn(t, filepath.Join(folder, "*_test.go")) {
 			if example.Output == "" && !example.EmptyOutput {
 				t.Errorf("Example%s in %s has no Output", example.Name, folder)
 			}

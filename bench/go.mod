@@ -2,7 +2,7 @@
 // the library pays for the rivals.
 module github.com/seed646b090f/jskv/bench
 
-go 1.26.8
+go 1.26.0
 
 replace github.com/seed646b090f/jskv => ../
 
