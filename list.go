@@ -51,7 +51,9 @@ func (b *Bucket[T]) Entries(ctx context.Context, filters ...string) iter.Seq2[En
 }
 
 // History yields the stored revisions of key, oldest first, markers included. A key without any is
-// an empty sequence. Its errors are those of Entries, and ErrInvalidKey.
+// an empty sequence. While the key is being written, the sequence may be longer than what the bucket
+// keeps, and have a gap: revisions that were there when it began, and those that came in their place.
+// Its errors are those of Entries, and ErrInvalidKey.
 func (b *Bucket[T]) History(ctx context.Context, key string) iter.Seq2[Entry[T], error] {
 	return func(yield func(Entry[T], error) bool) {
 		err := wire.CheckKey(key)
