@@ -35,11 +35,14 @@ func (a access) String() string {
 
 const registers = 4
 
-// serial is a bank of registers to which whole transactions happen, one after the other.
+// bank is what the registers hold and, behind them, how many writes of each worker are in it.
+type bank [registers + workers]int
+
+// serial is a bank to which whole transactions happen, one after the other.
 var serial = porcupine.Model{
-	Init: func() any { return [registers]int{} },
+	Init: func() any { return bank{} },
 	Step: func(state, input, output any) (bool, any) {
-		before := state.([registers]int)
+		before := state.(bank)
 		after := before
 		for _, a := range input.([]access) {
 			switch {
@@ -71,7 +74,10 @@ type chronicle struct {
 	next    atomic.Int64 // value: each is written once
 	mu      sync.Mutex
 	history []porcupine.Operation
-	written [workers]int64 // when each worker's last write returned
+	written [workers]struct {
+		n    int   // writes that were acknowledged
+		last int64 // when the last of them was called
+	}
 }
 
 // record adds what do did, if it did something.
@@ -87,17 +93,23 @@ func (r *chronicle) record(i int, do func() ([]access, error)) {
 	for _, a := range accesses {
 		writes = writes || a.write
 	}
+	mine := &r.written[i]
 	switch {
 	case !happens && (jskv.SafeToRetry(err) || !writes):
 		return
 	case !happens:
 		op.Output, op.Return = unknown, math.MaxInt64
 	case writes:
-		r.written[i] = int64(back)
-	case len(r.s.trouble) > 0:
-		// What only reads has seen the worker's own writes. On replicas it may be older than
-		// the writes of others.
-		op.Call = r.written[i]
+		mine.n++
+		mine.last = op.Call
+		op.Input = append(accesses, access{registers + i, true, mine.n})
+	default:
+		// What only reads has seen the worker's own writes. On replicas it may be older than what
+		// others wrote behind those, even when they were told so sooner.
+		op.Input = append(accesses, access{registers + i, false, mine.n})
+		if len(r.s.trouble) > 0 {
+			op.Call = mine.last
+		}
 	}
 	r.history = append(r.history, op)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -123,6 +124,11 @@ func TestWritesWaitUntilThereIsALeader(t *testing.T) {
 			srv.Stop()
 		}
 	}
+	// What is sent before this server has heard of the end of the others would be lost on its way.
+	eventually(t, func() bool {
+		_, err := nc.Request("$KV.b.probe", nil, 100*time.Millisecond)
+		return errors.Is(err, nats.ErrNoResponders)
+	}, "nobody takes writes")
 	done := make(chan error, len(writes))
 	ctx := testContext(t)
 	for _, write := range writes {
