@@ -368,3 +368,38 @@ func TestAWriteDoesNotKeepTheCallersBytes(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "value", string(again), "what was read belongs to the reader")
 }
+
+// A leader may lead, and say so, before the server that the writer is connected to has heard that it listens.
+func TestAWriteWaitsUntilTheBucketListens(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b, srv := newBucket(t, jetstream.KeyValueConfig{})
+	js := srv.JetStream()
+	stream, err := js.Stream(ctx, "KV_b")
+	require.NoError(t, err)
+	cfg := stream.CachedInfo().Config
+	deaf := cfg
+	deaf.Subjects = []string{"elsewhere"}
+	_, err = js.UpdateStream(ctx, deaf)
+	require.NoError(t, err)
+	asked, err := srv.Conn().SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+	require.NoError(t, err)
+	require.NoError(t, srv.Conn().Flush())
+
+	written := make(chan error, 1)
+	go func() { written <- second(b.Put(ctx, "k", "v")) }()
+	for range 6 {
+		_, err := asked.NextMsgWithContext(ctx)
+		require.NoError(t, err, "whether the bucket is there")
+	}
+	_, err = js.UpdateStream(ctx, cfg)
+	require.NoError(t, err)
+	require.NoError(t, <-written)
+
+	_, err = js.UpdateStream(ctx, deaf)
+	require.NoError(t, err)
+	_, err = openBucket(t, hasty(t, srv.Conn(), 2*time.Second)).Put(ctx, "k", "v")
+	requireIs(t, err, nats.ErrNoResponders, jetstream.ErrNoStreamResponse)
+	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
+	require.True(t, jskv.SafeToRetry(err))
+}

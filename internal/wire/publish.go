@@ -173,9 +173,7 @@ func (b *Bucket) publish(ctx context.Context, subject string, header nats.Header
 		return 0, nil, e
 	}
 	if errors.Is(err, nats.ErrNoResponders) {
-		if msg, err = b.republish(ctx, subject, header, data); err == nil && msg == nil {
-			return 0, nil, fmt.Errorf("%w: %w", jetstream.ErrNoStreamResponse, nats.ErrNoResponders)
-		}
+		msg, err = b.republish(ctx, subject, header, data)
 	}
 	if err != nil {
 		return 0, nil, b.unanswered(err, subject)
@@ -198,10 +196,12 @@ func wrongStream(stored, wanted string) error {
 }
 
 // republish tries again when nobody was there to take a message, and finds out why while there is still
-// nobody: ErrBucketNotFound when the stream is gone, no message and no error when it is there. That is
-// known only when a leader is elected, which may just have come to listen.
+// nobody.
 func (b *Bucket) republish(ctx context.Context, subject string, header nats.Header, data []byte) (*nats.Msg, error) {
-	for range nobodyAttempts {
+	ctx, cancel := b.Bound(ctx)
+	defer cancel()
+	since := time.Now()
+	for {
 		if err := pause(ctx, noRespondersPause); err != nil {
 			return nil, fmt.Errorf("%w: %w", nats.ErrNoResponders, err)
 		}
@@ -209,11 +209,25 @@ func (b *Bucket) republish(ctx context.Context, subject string, header nats.Head
 		if !errors.Is(err, nats.ErrNoResponders) {
 			return msg, err
 		}
-		if gone := b.gone(ctx, b.origin); gone != nil {
-			return nil, fmt.Errorf("%w: %w", gone, err)
+		if why := b.nobody(ctx, &since); why != nil {
+			return nil, fmt.Errorf("%w: %w", why, err)
 		}
 	}
-	return nil, nil
+}
+
+// nobody tells why nobody takes what is written since then: ErrBucketNotFound when the stream is gone. It
+// returns nil when that may still change. The stream is known to be there only when somebody leads it, who
+// may not have been heard of yet by the server that asks: the time in which nobody does so does not count.
+func (b *Bucket) nobody(ctx context.Context, since *time.Time) error {
+	asked := time.Now()
+	if err := b.gone(ctx, b.origin); err != nil {
+		return err
+	}
+	*since = since.Add(time.Since(asked))
+	if time.Since(*since) > b.timeout {
+		return jetstream.ErrNoStreamResponse
+	}
+	return nil
 }
 
 // unanswered tells what became of a write that got no answer.

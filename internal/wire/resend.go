@@ -7,8 +7,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // resend sends again, in order, what the server had no room for or nobody took, and what was lost and
@@ -41,16 +39,10 @@ func (p *Pipeline) resend() error {
 	return nil
 }
 
-// nobody waits a while when nobody has taken what was sent since then, if that may still change. The time in
-// which nobody leads the stream does not count.
+// nobody waits a while when nobody has taken what was sent since then, if that may still change.
 func (p *Pipeline) nobody(since *time.Time) error {
-	asked := time.Now()
-	if err := p.b.gone(p.ctx, p.b.origin); err != nil {
+	if err := p.b.nobody(p.ctx, since); err != nil {
 		return err
-	}
-	*since = since.Add(time.Since(asked))
-	if time.Since(*since) > p.b.timeout {
-		return jetstream.ErrNoStreamResponse
 	}
 	return pause(p.ctx, noRespondersPause)
 }
