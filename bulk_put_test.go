@@ -7,6 +7,7 @@ import (
 	"iter"
 	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -41,7 +42,7 @@ func requireBulkError(t testing.TB, err error, keys ...string) *jskv.BulkError {
 	var failed *jskv.BulkError
 	require.ErrorAs(t, err, &failed)
 	require.Equal(t, "b", failed.Bucket)
-	require.ElementsMatch(t, keys, sortedKeys(failed.Failed))
+	require.Equal(t, slices.Sorted(slices.Values(keys)), sortedKeys(failed.Failed))
 	require.True(t, strings.HasPrefix(err.Error(), "jskv: put many into b: "), err.Error())
 	for key, err := range failed.Failed {
 		require.ErrorIs(t, failed, errors.Unwrap(err), "the error of "+key)
@@ -49,13 +50,7 @@ func requireBulkError(t testing.TB, err error, keys ...string) *jskv.BulkError {
 	return failed
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	return keys
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // requireHonest wants everything that was asked for to be either stored or named in err.
 func requireHonest(t testing.TB, b *jskv.Bucket[string], asked []string, done int, err error) *jskv.BulkError {
