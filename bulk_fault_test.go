@@ -70,7 +70,7 @@ func TestPutManyWithIdsDoesNotKnowWhatItCouldNotSendAgain(t *testing.T) {
 	require.Zero(t, done)
 	requireIs(t, err, jskv.ErrOutcomeUnknown)
 	require.False(t, jskv.SafeToRetry(err))
-	require.Equal(t, "Put v", history(t, near, "k"), "it was stored")
+	eventually(t, func() bool { return history(t, near, "k") == "Put v" }, "it was stored, or is on its way")
 }
 
 // The older value of a key was lost with the connection, and sent again behind the newer one.
@@ -291,12 +291,13 @@ func TestPutManyWithIdsFindsManyAtATime(t *testing.T) {
 	}
 	l := loseMany(t, near, server.URL(), pairs...)
 	l.proxy.Heal()
-	l.proxy.Delay(jskvtest.ToClient, 20*time.Millisecond)
+	const away = 50 * time.Millisecond
+	l.proxy.Delay(jskvtest.ToClient, away)
 	begun := time.Now()
 	<-l.done
 	require.NoError(t, l.err)
 	require.Equal(t, 500, l.n)
-	require.Less(t, time.Since(begun), 5*time.Second)
+	require.Less(t, time.Since(begun), 500*away/2)
 	require.EqualValues(t, 500, lastRevision(t, near), "none was stored twice")
 }
 
@@ -373,6 +374,7 @@ func TestPutManyWithIdsOutlivesItsLeader(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, len(keys), n)
+	cluster.WaitCurrent("b") // or near reads a replica that lags behind what b wrote
 	requireValued(t, getMany(t, near, keys...), keys)
 	require.EqualValues(t, len(keys), lastRevision(t, near), "none was stored twice")
 }

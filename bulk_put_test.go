@@ -258,20 +258,15 @@ func TestPutManyBoundsTheBytesOnTheirWay(t *testing.T) {
 		server := jskvtest.NewServer(t)
 		direct := createBucket(t, server.JetStream(), inMemory, opts...)
 		proxy := jskvtest.NewProxy(t, server.URL())
-		b := openBucket(t, proxy.JetStream())
+		b := openBucket(t, hasty(t, proxy.Conn(), time.Minute))
 		value := strings.Repeat("x", size)
 		proxy.Stall(jskvtest.ToClient)
 		var yielded atomic.Int64
 		var group sync.WaitGroup
 		group.Go(func() {
-			seen, steady := int64(0), 0
-			assert.Eventually(t, func() bool {
-				if steady++; yielded.Load() != seen {
-					seen, steady = yielded.Load(), 0
-				}
-				return seen > 0 && steady > 20
-			}, soon, 10*time.Millisecond, "it waits")
-			assert.EqualValues(t, most/size+1, seen, "one of them not sent yet")
+			const room = most/size + 1 // one of them not sent yet
+			assert.Eventually(t, func() bool { return yielded.Load() >= room }, soon, tick, "there is room")
+			assert.Never(t, func() bool { return yielded.Load() > room }, 200*time.Millisecond, tick, "it waits")
 			proxy.Heal()
 		})
 		n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
@@ -293,19 +288,27 @@ func TestPutManyEndsSoonWhenItIsCancelled(t *testing.T) {
 		server := jskvtest.NewServer(t)
 		direct := createBucket(t, server.JetStream(), inMemory, opts...)
 		proxy := jskvtest.NewProxy(t, server.URL())
-		b := openBucket(t, proxy.JetStream())
+		b := openBucket(t, hasty(t, proxy.Conn(), time.Minute)) // for which it would wait for answers
 		ctx, cancel := context.WithCancel(context.Background())
 		defer cancel()
 		var yielded int
 		var cancelled time.Time
-		n, err := b.PutMany(ctx, endless(&yielded), jskv.MaxPending(100), jskv.Progress(func(done int) {
+		n, err := b.PutMany(ctx, func(yield func(string, string) bool) {
+			for key, value := range endless(&yielded) {
+				if yielded == 600 { // all of which but the 100 that may be pending are done
+					cancelled = time.Now()
+					time.AfterFunc(100*time.Millisecond, cancel) // when it waits, or not yet
+				}
+				if !yield(key, value) {
+					return
+				}
+			}
+		}, jskv.MaxPending(100), jskv.Progress(func(done int) {
 			if done == 500 {
 				proxy.Stall(jskvtest.ToClient)
-				// What is on its way, and no more, goes on until nothing may be pending any more.
-				time.AfterFunc(100*time.Millisecond, func() { cancelled = time.Now(); cancel() })
 			}
 		}))
-		require.Less(t, time.Since(cancelled), time.Second)
+		require.Less(t, time.Since(cancelled), soon)
 		requireIs(t, err, context.Canceled)
 		require.GreaterOrEqual(t, n, 500)
 		require.LessOrEqual(t, yielded, n+100+1)
@@ -317,7 +320,8 @@ func TestPutManyEndsSoonWhenItIsCancelled(t *testing.T) {
 				unknown++
 			}
 		}
-		require.Equal(t, 100, unknown, "those that were on their way")
+		require.Positive(t, unknown)
+		require.GreaterOrEqual(t, unknown, len(failed.Failed)-1, "those that were on their way, and one may have waited for its place")
 
 		// A context that has ended already sends nothing.
 		before, err := direct.Stream().Info(testContext(t))

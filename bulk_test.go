@@ -238,10 +238,10 @@ func TestGetManyIsOneMomentOfTheBucket(t *testing.T) {
 // When none of the keys was there they were read again, but one by one.
 func TestGetManyOfKeysThatAreBeingWritten(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	b, server := newBucket(t, inMemory, jskv.WithTransactions())
 	reader := openBucket(t, server.JetStream())
 	for round := range 100 {
+		ctx := testContext(t)
 		keys := numbered(10)
 		for i := range keys {
 			keys[i] = fmt.Sprintf("%d.%s", round, keys[i])
@@ -258,7 +258,7 @@ func TestGetManyOfKeysThatAreBeingWritten(t *testing.T) {
 			}
 			written <- err
 		}()
-		for last := ""; last != "9"; {
+		for last := ""; last != "9" && ctx.Err() == nil; {
 			got := getMany(t, reader, keys...)
 			last = got[keys[0]].Value
 			for _, e := range got {

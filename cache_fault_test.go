@@ -53,7 +53,7 @@ func TestACacheIsTheBucketsContentAfterEveryInterruption(t *testing.T) {
 			revision := mustPut(t, beside, "k000004", "after")
 			requireWait(t, all, revision)
 			requireWait(t, some, revision)
-			require.Less(t, time.Since(ended), 5*time.Second)
+			require.Less(t, time.Since(ended), 8*time.Second)
 			requireCopy(t, beside, all)
 			requireCopy(t, beside, some, "k000001", "k000002", "new", "*.>")
 		})
@@ -92,8 +92,13 @@ func TestStaleTellsForHowLongTheServerIsAway(t *testing.T) {
 	s := newScene(t, jetstream.KeyValueConfig{Storage: jetstream.FileStorage})
 	s.store("v", "k")
 	c := newCache(t, s.Bucket)
-	require.Zero(t, c.Stale())
-	require.Never(t, func() bool { return c.Stale() > 0 }, 2*time.Second, 10*time.Millisecond, "an idle bucket is no silence")
+	quiet := time.Now() // since when it was never stale
+	eventually(t, func() bool {
+		if c.Stale() > 0 { // a busy machine may be silent for a moment
+			quiet = time.Now()
+		}
+		return time.Since(quiet) > 2*time.Second
+	}, "an idle bucket is no silence")
 	s.server.Stop()
 	eventually(t, func() bool { return c.Stale() > time.Second }, "it grows")
 	value, ok := c.Get("k")
@@ -112,7 +117,7 @@ func TestABucketThatIsDeletedIsEmptyAndOneMadeAgainIsFollowed(t *testing.T) {
 	for round := range 3 {
 		require.NoError(t, jskv.DeleteBucket(testContext(t), s.admin, "b"))
 		eventually(t, func() bool { return c.Len() == 0 }, "nothing is in a bucket that is not there")
-		require.Zero(t, c.Stale(), "the server answers")
+		eventually(t, func() bool { return c.Stale() == 0 }, "the server answers")
 		require.NoError(t, c.Err())
 		b := createBucket(t, s.admin, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
 		s.store(fmt.Sprint("new ", round), "a", "k000001")
@@ -138,16 +143,19 @@ func TestABucketThatWasReplacedDuringACut(t *testing.T) {
 // The usual TTL of a bucket leaves no markers: nobody is told of what expires.
 func TestWhatExpiresWithoutAMarkerLeavesTheCopy(t *testing.T) {
 	t.Parallel()
-	r := newReading(t, jetstream.KeyValueConfig{TTL: 2 * time.Second})
+	r := newReading(t, jetstream.KeyValueConfig{})
 	keys := r.fill(10, "v")
 	c := newCache(t, r.Bucket)
 	seen := follow(t, c)
 	require.Equal(t, 10, c.Len())
+	const ttl = 2 * time.Second
+	setConfig(t, r.admin, "KV_b", map[string]any{"max_age": ttl, "duplicate_window": ttl})
 	begun := time.Now()
 	for kept := 0; c.Len() > 1; kept++ {
+		put := time.Now()
 		requireWait(t, c, r.put(keys[0], fmt.Sprint(kept))) // is overwritten, and lives
 		_, ok := c.Get(keys[0])
-		require.True(t, ok)
+		require.True(t, ok || time.Since(put) > ttl)
 		require.Less(t, time.Since(begun), soon)
 	}
 	eventually(t, func() bool { return c.Len() == 0 }, "and then that expires, too")
@@ -184,12 +192,16 @@ func TestAnOlderValueThatIsBackComesWithTheNextSnapshot(t *testing.T) {
 	r := newReading(t, jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Second})
 	r.put("value", "older")
 	r.del("deleted")
-	for _, key := range []string{"value", "deleted"} {
-		r.shortLived(key)
-	}
 	c := newCache(t, r.Bucket)
 	seen := follow(t, c)
-	seen.requireState(map[string]string{"value": "short-lived", "deleted": "short-lived"})
+	eventually(t, func() bool { // again where it expires before it is seen
+		for _, key := range []string{"value", "deleted"} {
+			r.shortLived(key)
+		}
+		requireWait(t, c, lastRevision(t, r.Bucket))
+		values, _, _ := seen.values()
+		return values["value"] == "short-lived" && values["deleted"] == "short-lived"
+	}, "both are seen")
 	eventually(t, func() bool {
 		entries := stored(t, r.Bucket)
 		return len(entries) == 1 && entries[0].Value == "older"
@@ -214,9 +226,9 @@ func TestALoadThatTakesLongerThanTheTimeoutIsNoFailure(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{})
 	keys := r.fill(2000, "v")
-	const timeout = 200 * time.Millisecond
+	const timeout = 3 * time.Second
 	b := openBucket(t, hasty(t, r.nc, timeout))
-	c := newCache(t, jskv.As(b, takesTime(3*timeout/2000)))
+	c := newCache(t, jskv.As(b, takesTime(3*timeout/2/2000)))
 	require.Equal(t, len(keys), c.Len())
 }
 

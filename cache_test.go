@@ -289,7 +289,7 @@ func TestACacheThatCannotBeMadeSaysWhy(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{})
 	r.store("v", "a")
-	b := openBucket(t, hasty(t, r.nc, 300*time.Millisecond))
+	b := r.Bucket
 	_, err := b.Cache(context.Background(), "a.b*")
 	requireIs(t, err, jskv.ErrInvalidFilter)
 	requireNames(t, err, "cache b")
@@ -305,6 +305,8 @@ func TestACacheThatCannotBeMadeSaysWhy(t *testing.T) {
 	requireIs(t, err, jskv.ErrBucketNotFound, jetstream.ErrBucketNotFound)
 	requireNames(t, err, "cache b")
 
+	createBucket(t, r.js, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	b = openBucket(t, hasty(t, r.nc, 300*time.Millisecond))
 	r.server.Stop()
 	begun := time.Now()
 	_, err = b.Cache(context.Background())

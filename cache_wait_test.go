@@ -112,9 +112,7 @@ func TestWaitForAReplacedRevisionEndsWhileOthersGoOnWriting(t *testing.T) {
 	for range 5 {
 		revision := s.putBeside("k", "replaced")
 		s.putBeside("k", "in its place")
-		begun := time.Now()
 		requireWait(t, c, revision)
-		require.Less(t, time.Since(begun), 4*time.Second)
 		e, ok := c.Entry("k")
 		require.True(t, ok)
 		require.GreaterOrEqual(t, e.Revision, revision)
@@ -176,13 +174,13 @@ func TestWaitReturnsForARevisionThatTheFiltersDoNotMatch(t *testing.T) {
 	r.store("v", "x.1", "y.1")
 	for _, filters := range [][]string{{"x.*"}, {"x.*", "*.1"}, {"nothing"}} {
 		c := newCache(t, r.Bucket, filters...)
+		begun := time.Now()
 		for i := range 20 {
-			begun := time.Now()
 			replaced := r.put("z.2", "for a moment")
 			requireWait(t, c, r.put("z.2", fmt.Sprint(i)))
 			requireWait(t, c, replaced)
-			require.Less(t, time.Since(begun), 2*time.Second)
 		}
+		require.Less(t, time.Since(begun), soon)
 		revision := r.put("x.1", "matches")
 		requireWait(t, c, r.put("z.2", "does not, and comes later"))
 		if e, ok := c.Entry("x.1"); ok {
@@ -195,8 +193,8 @@ func TestWaitEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{})
 	revision := r.put("k", "v")
-	c := newCache(t, openBucket(t, hasty(t, r.nc, 200*time.Millisecond)))
-	require.NoError(t, c.Wait(soonContext(t), revision))
+	c := newCache(t, openBucket(t, hasty(t, r.nc, 3*time.Second)))
+	requireWait(t, c, revision)
 	err := c.Wait(soonContext(t), revision+1)
 	requireIs(t, err, context.DeadlineExceeded)
 	requireNames(t, err, "wait for b", "revision 2")

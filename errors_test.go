@@ -76,8 +76,7 @@ func TestEveryVerbSaysThatTheBucketWasDeleted(t *testing.T) {
 	careful := openIdempotent(t, js)
 	require.NoError(t, jskv.DeleteBucket(testContext(t), js, "b"))
 	for name, b := range map[string]*jskv.Bucket[string]{"writer": writer, "reader": reader, "careful": careful} {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
+		ctx := testContext(t)
 		together(t, func(v verb) error { return v.call(ctx, b) }, func(t *testing.T, _ verb, err error) {
 			requireIs(t, err, jskv.ErrBucketNotFound, jetstream.ErrBucketNotFound)
 			require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown, "nothing was stored by the "+name)
@@ -204,13 +203,14 @@ func TestAWriteWithoutAnAnswerHasAnUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	b, server := newBucket(t, jetstream.KeyValueConfig{})
 	for because, test := range map[string]struct {
-		end func(proxy *jskvtest.Proxy, nc *nats.Conn, cancel func())
-		is  error
+		timeout time.Duration
+		end     func(proxy *jskvtest.Proxy, nc *nats.Conn, cancel func())
+		is      error
 	}{
-		"the time is up":       {func(*jskvtest.Proxy, *nats.Conn, func()) {}, context.DeadlineExceeded},
-		"the caller gave up":   {func(_ *jskvtest.Proxy, _ *nats.Conn, cancel func()) { cancel() }, context.Canceled},
-		"the client closed":    {func(_ *jskvtest.Proxy, nc *nats.Conn, _ func()) { nc.Close() }, nats.ErrConnectionClosed},
-		"the connection broke": {func(proxy *jskvtest.Proxy, _ *nats.Conn, _ func()) { proxy.Refuse(); proxy.Reset() }, nil},
+		"the time is up":       {3 * time.Second, func(*jskvtest.Proxy, *nats.Conn, func()) {}, context.DeadlineExceeded},
+		"the caller gave up":   {time.Minute, func(_ *jskvtest.Proxy, _ *nats.Conn, cancel func()) { cancel() }, context.Canceled},
+		"the client closed":    {time.Minute, func(_ *jskvtest.Proxy, nc *nats.Conn, _ func()) { nc.Close() }, nats.ErrConnectionClosed},
+		"the connection broke": {3 * time.Second, func(proxy *jskvtest.Proxy, _ *nats.Conn, _ func()) { proxy.Refuse(); proxy.Reset() }, nil},
 	} {
 		t.Run(because, func(t *testing.T) {
 			t.Parallel()
@@ -219,7 +219,7 @@ func TestAWriteWithoutAnAnswerHasAnUnknownOutcome(t *testing.T) {
 			far := openBucket(t, js)
 			proxy.Stall(jskvtest.ToClient)
 			key := strings.ReplaceAll(because, " ", ".")
-			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), test.timeout)
 			defer cancel()
 			failure := make(chan error)
 			go func() {

@@ -30,7 +30,7 @@ func untilStock(t *testing.T, n int, stock func(i int) (wrong bool), ours func(i
 	const most = 20 * time.Second
 	shown, begun := 0, time.Now()
 	for i := 0; i < n || shown == 0; i++ {
-		require.Less(t, time.Since(begun), most, "the stock client does not show the fault")
+		require.True(t, shown > 0 || time.Since(begun) < most, "the stock client does not show the fault")
 		if stock(i) {
 			shown++
 		}
@@ -171,9 +171,7 @@ func TestFault32AWriteThatTimedOutConflictsWithItself(t *testing.T) {
 		js := firstOf(t, proxy.URL())
 		revision := mustPut(t, near, "k", "v")
 		cut := proxy.CutOn(jskvtest.ToClient, fmt.Sprintf(`{"stream":"KV_b","seq":%d`, revision+1))
-		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
-		defer cancel()
-		err := write(ctx, js, revision)
+		err := write(testContext(t), js, revision)
 		<-cut
 		return err
 	}
@@ -197,9 +195,10 @@ func TestFault32AWriteThatTimedOutConflictsWithItself(t *testing.T) {
 	require.NoError(t, err, "with idempotent writes")
 
 	err = lost(func(ctx context.Context, js jetstream.JetStream, revision uint64) error {
+		b := openBucket(t, js)
 		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 		defer cancel()
-		return second(openBucket(t, js).Update(short, "k", "w", revision))
+		return second(b.Update(short, "k", "w", revision))
 	})
 	requireIs(t, err, jskv.ErrOutcomeUnknown)
 	require.False(t, jskv.SafeToRetry(err), "without, it says that it does not know")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -50,19 +51,21 @@ func TestFault12PurgeDeletesLeavesAKeyThatWasPutAgain(t *testing.T) {
 			_, err := b.Delete(ctx, fmt.Sprint("k", i))
 			require.NoError(t, err)
 		}
-		proxy := jskvtest.NewProxy(t, srv.URL())
-		js := proxy.JetStream()
-		proxy.Delay(jskvtest.ToServer, 3*time.Millisecond) // between the list and the purges
-		done := make(chan error)
-		go func() { done <- purge(ctx, js) }()
-		eventually(t, func() bool {
-			info, err := b.Stream().Info(ctx)
-			return err == nil && info.State.Msgs < keys
-		}, "the first marker goes")
-		for i := range keys {
-			mustPut(t, b, fmt.Sprint("k", keys-1-i), "again")
-		}
-		require.NoError(t, <-done)
+		putAgain := sync.OnceFunc(func() {
+			for i := range keys {
+				if _, err := b.Put(ctx, fmt.Sprint("k", i), "again"); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		js, err := jetstream.New(srv.Conn(nats.SetCustomDialer(&tapped{sending: func(data string) string {
+			if strings.Contains(data, "$JS.API.STREAM.PURGE.") { // between the list and the first purge
+				putAgain()
+			}
+			return data
+		}})))
+		require.NoError(t, err)
+		require.NoError(t, purge(ctx, js))
 		for i := range keys {
 			if _, err := b.Get(ctx, fmt.Sprint("k", i)); err != nil {
 				requireIs(t, err, jskv.ErrKeyNotFound)
@@ -146,9 +149,8 @@ func TestFault15AnExpiredValueDoesNotBringBackAnOlderOne(t *testing.T) {
 		return err == nil && e.Value == "old"
 	}, "the older value is back")
 	for _, key := range []string{"put", "update", "create"} {
-		e := expired(t, b, key)
-		require.True(t, e.Expired(), key)
-		require.Equal(t, "Purge", history(t, b, key))
+		expired(t, b, key)
+		require.Contains(t, []string{"Purge", ""}, history(t, b, key), "%s: a marker, which expires, too", key)
 	}
 }
 

