@@ -170,8 +170,10 @@ func TestTTLOnPurgeLetsTheMarkerVanish(t *testing.T) {
 	require.NoError(t, err)
 	e, err := b.Entry(ctx, "k")
 	requireIs(t, err, jskv.ErrKeyNotFound)
-	require.Equal(t, marker, e.Revision)
-	require.False(t, e.Expired(), "purged, not expired")
+	if e.Revision != 0 { // else a slow machine comes after its end
+		require.Equal(t, marker, e.Revision)
+		require.False(t, e.Expired(), "purged, not expired")
+	}
 	eventually(t, func() bool {
 		e, err = b.Entry(ctx, "k")
 		requireIs(t, err, jskv.ErrKeyNotFound)
@@ -186,16 +188,24 @@ func TestALaterWriteMakesAKeyPermanentAgain(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	b, _ := newBucket(t, jetstream.KeyValueConfig{LimitMarkerTTL: time.Second, History: 3})
-	for _, key := range []string{"put", "update", "witness"} {
-		_, err := b.Put(ctx, key, "short", jskv.TTL(time.Second))
+	short := func(key string) uint64 {
+		revision, err := b.Put(ctx, key, "short", jskv.TTL(time.Second))
 		require.NoError(t, err)
+		return revision
 	}
-	mustPut(t, b, "put", "long")
-	_, err := b.Update(ctx, "update", "long", 2)
-	require.NoError(t, err)
+	eventually(t, func() bool { // a slow machine may come after its end
+		short("put")
+		mustPut(t, b, "put", "long")
+		return history(t, b, "put") == "Put short, Put long" || history(t, b, "put") == "Put long"
+	}, "put while it lives")
+	eventually(t, func() bool {
+		_, err := b.Update(ctx, "update", "long", short("update"))
+		return err == nil
+	}, "updated while it lives")
+	short("witness")
 	expired(t, b, "witness")
-	require.Equal(t, "Put long", history(t, b, "put"))
-	require.Equal(t, "Put long", history(t, b, "update"))
+	eventually(t, func() bool { return history(t, b, "put") == "Put long" }, "what expired is gone, and that alone")
+	eventually(t, func() bool { return history(t, b, "update") == "Put long" }, "what expired is gone, and that alone")
 }
 
 // A handle learns of a bucket's configuration when it is opened. That somebody changes it later

@@ -1,13 +1,11 @@
 package jskv_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -155,9 +153,7 @@ func TestWhatWasStoredInAReplacedBucketIsNotWaitedForInTheNewOne(t *testing.T) {
 	})
 	require.NoError(t, err)
 	require.Equal(t, 101, n)
-	hasty, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	got, err := r.GetMany(hasty, "old.1", "new")
+	got, err := r.GetMany(ctx, "old.1", "new")
 	require.NoError(t, err)
 	require.Len(t, got, 1)
 	require.EqualValues(t, 1, got["new"].Revision)
@@ -172,8 +168,7 @@ func TestATransactionStartsOverInABucketThatIsMadeAgainMeanwhile(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{})
 	r.fill(10, "old")
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
-	defer cancel()
+	ctx := testContext(t)
 	runs := 0
 	_, err := r.Transact(ctx, func(tx *jskv.Tx[string]) error {
 		if _, err := tx.GetMany("k000001", "k000002"); err != nil {

@@ -134,6 +134,10 @@ func newScene(t testing.TB, cfg jetstream.KeyValueConfig) *scene {
 	return s
 }
 
+// stockSilence is less than the stock client's watchers are silent after any of these, and far more than ours: a
+// machine may be slow.
+const stockSilence = 8 * time.Second
+
 var interruptions = []interruption{
 	{name: "a connection that is reset", begin: func(s *scene) { s.proxy.Reset() }},
 	{name: "a connection that is closed", like: true, begin: func(s *scene) { s.proxy.Cut() }},
@@ -199,7 +203,7 @@ func TestNothingIsLostOrRepeatedThroughInterruptions(t *testing.T) {
 				last += 5
 				for _, r := range append(all, fresh...) {
 					at := r.until(last)
-					require.Less(t, at.Sub(ended), 3*time.Second, r.name)
+					require.Less(t, at.Sub(ended), stockSilence, r.name)
 				}
 				t.Logf("everything delivered %v after the end", time.Since(ended))
 				if what.patient {
@@ -250,9 +254,9 @@ func TestDeliveryGoesOnSoonAfterTheClientHasReconnected(t *testing.T) {
 		back := receive(t, s.reconnected)
 		revision := mustPut(t, createBucket(t, s.admin, jetstream.KeyValueConfig{}), "a", away)
 		silent := waiting.until(revision).Sub(back)
-		require.Less(t, silent, 2*time.Second)
+		require.Less(t, silent, stockSilence)
 		for _, r := range shared {
-			require.Less(t, r.until(revision).Sub(back), 2*time.Second)
+			require.Less(t, r.until(revision).Sub(back), stockSilence)
 		}
 		t.Logf("%s: delivered %v after the reconnect", away, silent)
 	}
@@ -301,7 +305,7 @@ func TestAReaderThatWaitsIsToldThatItsBucketIsGone(t *testing.T) {
 			start := time.Now()
 			test.do(s)
 			for _, r := range all {
-				require.Eventually(t, func() bool { return isClosed(r.done) }, 5*time.Second, tick, r.name)
+				require.Eventually(t, func() bool { return isClosed(r.done) }, soon, tick, r.name)
 				seen, err := r.events()
 				if !errors.Is(err, jskv.ErrBucketNotFound) || test.reason != "replaced" { // it may come in between
 					require.ErrorIs(t, err, test.want, r.name)
@@ -333,7 +337,7 @@ func TestAServerThatComesBackWithoutTheBucketIsNoSilence(t *testing.T) {
 	r := record(t, "plain", s.watch())
 	r.until(5)
 	s.restart()
-	require.Eventually(t, func() bool { return isClosed(r.done) }, 5*time.Second, tick)
+	require.Eventually(t, func() bool { return isClosed(r.done) }, soon, tick)
 	_, err := r.events()
 	if !errors.Is(err, jskv.ErrBucketReplaced) { // the server may make an empty one of the same name
 		require.ErrorIs(t, err, jskv.ErrBucketNotFound)

@@ -67,6 +67,7 @@ type stage struct {
 	workers []*jskv.Bucket[int] // each on a connection of its own
 	trouble []func()            // what disturbs them, one after the other
 	work    int64               // to be done before each of those
+	settle  func()              // waits until every server has what was stored
 
 	stop    atomic.Bool
 	done    atomic.Int64 // transactions that were acknowledged
@@ -79,7 +80,7 @@ const workers = 8
 func newStage(t *testing.T) *stage {
 	t.Helper()
 	text, server := newBucket(t, inMemory, jskv.WithTransactions())
-	s := &stage{t: t, b: jskv.As(text, jskv.JSON[int]()), work: 250}
+	s := &stage{t: t, b: jskv.As(text, jskv.JSON[int]()), work: 250, settle: func() {}}
 	for range workers {
 		s.workers = append(s.workers, jskv.As(openBucket(t, server.JetStream()), jskv.JSON[int]()))
 	}
@@ -93,8 +94,9 @@ func newTroubledStage(t *testing.T, cluster *jskvtest.Cluster, bucket string) *s
 	cfg := jetstream.KeyValueConfig{Bucket: bucket, Storage: jetstream.MemoryStorage, Replicas: 3}
 	b, err := jskv.CreateBucket(testContext(t), cluster.JetStream(), cfg, jskv.JSON[int](), jskv.WithTransactions())
 	require.NoError(t, err)
-	cluster.WaitCurrent(bucket)
-	s := &stage{t: t, b: b, work: 60}
+	settle := func() { cluster.WaitCurrent(bucket) }
+	settle()
+	s := &stage{t: t, b: b, work: 60, settle: settle}
 	for i, server := range cluster.Servers() {
 		proxy := jskvtest.NewProxy(t, server.URL())
 		for range []int{3, 3, 2}[i] {
@@ -115,9 +117,12 @@ func newTroubledStage(t *testing.T, cluster *jskvtest.Cluster, bucket string) *s
 }
 
 // run has every worker work, and two more look, until all troubles are over and work was done
-// after each.
+// after each. They read what s.b has written before, and s.b reads what they have written after it: other
+// handles' writes, which a replica that lags need not have.
 func (s *stage) run(work func(i int, b *jskv.Bucket[int]) error, look func(b *jskv.Bucket[int]) error) {
 	s.t.Helper()
+	s.settle()
+	defer s.settle()
 	var group sync.WaitGroup
 	loop := func(do func() error, count *atomic.Int64) {
 		group.Go(func() {
