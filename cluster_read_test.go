@@ -99,7 +99,7 @@ func TestNothingIsLostWhenTheLeaderStepsDown(t *testing.T) {
 		}
 		acknowledged := time.Now()
 		for _, reader := range slices.Concat(all, fresh) {
-			require.Less(t, reader.until(last).Sub(acknowledged), 8*time.Second, reader.name)
+			require.Less(t, reader.until(last).Sub(acknowledged), stockSilence, reader.name)
 		}
 	}
 	for _, reader := range all {
@@ -114,6 +114,13 @@ func TestNothingIsLostWhenTheLeaderStepsDown(t *testing.T) {
 // stock watcher was silent for 18 s.
 func TestDeliveryGoesOnSoonWhenTheServerThatHostsTheConsumerDies(t *testing.T) {
 	t.Parallel()
+	promptly(t, 3*time.Second, func() time.Duration { return deathOfAHost(t) })
+}
+
+// deathOfAHost ends the server that hosts a consumer and tells how long after an acknowledged write the last reader
+// got it.
+func deathOfAHost(t *testing.T) time.Duration {
+	t.Helper()
 	r := newClusterReading(t, jetstream.KeyValueConfig{History: 64})
 	first := r.surely("first", "v")
 	seen := map[string]bool{}
@@ -138,15 +145,17 @@ func TestDeliveryGoesOnSoonWhenTheServerThatHostsTheConsumerDies(t *testing.T) {
 	r.cluster.Server(host).Stop()
 	revision := r.surely("k", "v")
 	acknowledged := time.Now()
+	var late time.Duration
 	for _, reader := range append(hosted, plain) {
 		at := reader.until(revision)
-		require.Less(t, at.Sub(acknowledged), 8*time.Second)
+		late = max(late, at.Sub(acknowledged))
 		t.Logf("delivered %v after the server's end, %v after the write was acknowledged", at.Sub(stopped), at.Sub(acknowledged))
 	}
 	for _, reader := range hosted {
 		reader.requireExactly(first+1, revision)
 	}
 	plain.requireExactly(1, revision)
+	return late
 }
 
 // newConsumer is the name of a consumer of the bucket that is not in seen, and puts it there.
@@ -178,9 +187,8 @@ func TestNothingIsLostWhenTheClientsServerGoesAndComes(t *testing.T) {
 	r.admin = r.cluster.Server((mine + 1) % 3).JetStream()
 	r.cluster.Server(mine).Stop()
 	last := r.surely("down", "v")
-	acknowledged := time.Now()
 	for _, reader := range slices.Concat(all, fresh) {
-		require.Less(t, reader.until(last).Sub(acknowledged), 8*time.Second, reader.name)
+		reader.until(last)
 	}
 	r.cluster.Server(mine).Start()
 	r.cluster.WaitReady()

@@ -138,6 +138,19 @@ func newScene(t testing.TB, cfg jetstream.KeyValueConfig) *scene {
 // machine may be slow.
 const stockSilence = 8 * time.Second
 
+// promptly wants what course measures to be less than limit, once in three times: a machine that stands still for a
+// moment makes it late now and then, a fault each time.
+func promptly(t testing.TB, limit time.Duration, course func() time.Duration) {
+	t.Helper()
+	var took [3]time.Duration
+	for i := range took {
+		if took[i] = course(); took[i] < limit {
+			return
+		}
+	}
+	require.Fail(t, "late each time", "%v, not %v", took, limit)
+}
+
 var interruptions = []interruption{
 	{name: "a connection that is reset", begin: func(s *scene) { s.proxy.Reset() }},
 	{name: "a connection that is closed", like: true, begin: func(s *scene) { s.proxy.Cut() }},
@@ -240,25 +253,27 @@ func TestDeliveryGoesOnSoonAfterTheClientHasReconnected(t *testing.T) {
 		shared[i] = record(t, fmt.Sprint("shared ", i), watch(t, s.Bucket, "a"))
 	}
 	for _, away := range []string{"restart", "refused"} {
-		for len(s.reconnected) > 0 {
-			<-s.reconnected
-		}
-		if away == "restart" {
-			s.restart()
-		} else {
-			s.proxy.Refuse()
-			s.proxy.Reset()
-			require.Eventually(t, s.nc.IsReconnecting, soon, tick)
-			s.proxy.Accept()
-		}
-		back := receive(t, s.reconnected)
-		revision := mustPut(t, createBucket(t, s.admin, jetstream.KeyValueConfig{}), "a", away)
-		silent := waiting.until(revision).Sub(back)
-		require.Less(t, silent, stockSilence)
-		for _, r := range shared {
-			require.Less(t, r.until(revision).Sub(back), stockSilence)
-		}
-		t.Logf("%s: delivered %v after the reconnect", away, silent)
+		promptly(t, 2*time.Second, func() time.Duration {
+			for len(s.reconnected) > 0 {
+				<-s.reconnected
+			}
+			if away == "restart" {
+				s.restart()
+			} else {
+				s.proxy.Refuse()
+				s.proxy.Reset()
+				require.Eventually(t, s.nc.IsReconnecting, soon, tick)
+				s.proxy.Accept()
+			}
+			back := receive(t, s.reconnected)
+			revision := mustPut(t, createBucket(t, s.admin, jetstream.KeyValueConfig{}), "a", away)
+			silent := waiting.until(revision).Sub(back)
+			for _, r := range shared {
+				silent = max(silent, r.until(revision).Sub(back))
+			}
+			t.Logf("%s: delivered %v after the reconnect", away, silent)
+			return silent
+		})
 	}
 }
 
@@ -290,32 +305,35 @@ func TestAReaderThatWaitsIsToldThatItsBucketIsGone(t *testing.T) {
 	for _, test := range cases {
 		t.Run(test.reason, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, jetstream.KeyValueConfig{})
-			s.fill(5, "v")
-			all := []*recorder{
-				record(t, "plain", s.watch()),
-				record(t, "updates only", s.watch(jskv.UpdatesOnly())),
-				record(t, "from a revision to come", s.watch(jskv.FromRevision(40))),
-				recordRaw(t, "raw", s.messages()),
-			}
-			for i := range enough {
-				all = append(all, record(t, fmt.Sprint("single ", i), watch(t, s.Bucket, "k000001")))
-			}
-			all[0].until(5)
-			start := time.Now()
-			test.do(s)
-			for _, r := range all {
-				require.Eventually(t, func() bool { return isClosed(r.done) }, soon, tick, r.name)
-				seen, err := r.events()
-				if !errors.Is(err, jskv.ErrBucketNotFound) || test.reason != "replaced" { // it may come in between
-					require.ErrorIs(t, err, test.want, r.name)
+			promptly(t, 5*time.Second, func() time.Duration {
+				s := newScene(t, jetstream.KeyValueConfig{})
+				s.fill(5, "v")
+				all := []*recorder{
+					record(t, "plain", s.watch()),
+					record(t, "updates only", s.watch(jskv.UpdatesOnly())),
+					record(t, "from a revision to come", s.watch(jskv.FromRevision(40))),
+					recordRaw(t, "raw", s.messages()),
 				}
-				require.False(t, errors.Is(err, jskv.ErrWatcherStopped))
-				for _, e := range seen {
-					require.Equal(t, "v", e.value, "%s: not of this bucket", r.name)
+				for i := range enough {
+					all = append(all, record(t, fmt.Sprint("single ", i), watch(t, s.Bucket, "k000001")))
 				}
-			}
-			t.Logf("all ended after %v", time.Since(start))
+				all[0].until(5)
+				start := time.Now()
+				test.do(s)
+				for _, r := range all {
+					require.Eventually(t, func() bool { return isClosed(r.done) }, soon, tick, r.name)
+					seen, err := r.events()
+					if !errors.Is(err, jskv.ErrBucketNotFound) || test.reason != "replaced" { // it may come in between
+						require.ErrorIs(t, err, test.want, r.name)
+					}
+					require.False(t, errors.Is(err, jskv.ErrWatcherStopped))
+					for _, e := range seen {
+						require.Equal(t, "v", e.value, "%s: not of this bucket", r.name)
+					}
+				}
+				t.Logf("all ended after %v", time.Since(start))
+				return time.Since(start)
+			})
 		})
 	}
 }
