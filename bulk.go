@@ -116,7 +116,7 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 	defer func() { pipeline.Close(cause) }()
 	for key, value := range seq {
 		w := wire.Write{Key: key}
-		if err := b.prepare(&w, &value, nil); err != nil {
+		if err := b.prepareKept(&w, &value, nil); err != nil {
 			fail(key, err)
 			continue
 		}
