@@ -78,7 +78,7 @@ func (x *Batch[T]) Require(key string, revision uint64) *Batch[T] {
 func (x *Batch[T]) Len() int { return len(x.batch.Writes) }
 
 func (x *Batch[T]) add(op string, w wire.Write, value *T, opts []WriteOption) *Batch[T] {
-	if err := x.bucket.prepare(&w, value, opts); err != nil {
+	if err := x.bucket.prepareKept(&w, value, opts); err != nil {
 		x.fail(op, w.Key, err)
 		return x
 	}

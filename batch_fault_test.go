@@ -209,6 +209,32 @@ func TestBatchGivenUpMidwayLeavesNothingUnderWay(t *testing.T) {
 	requireNoBatchUnderWay(t, nc)
 }
 
+// What is left of a batch is not sent when nobody waits for it any more.
+func TestBatchThatIsBeingSentEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	server := jskvtest.NewServer(t)
+	createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
+	watching := server.Conn()
+	nc := jskvtest.NewProxy(t, server.URL()).Conn()
+	b := openBucket(t, hasty(t, nc, time.Minute))
+	keys, batch := numbered(1000), b.NewBatch()
+	for _, key := range keys {
+		batch.Put(key, strings.Repeat("v", 64<<10))
+	}
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	_, err := watching.Subscribe("$KV.b."+keys[0], func(*nats.Msg) { cancel() })
+	require.NoError(t, err)
+	require.NoError(t, watching.Flush())
+	sent := nc.Stats().OutMsgs
+	_, err = batch.Commit(ctx)
+	requireIs(t, err, context.Canceled)
+	require.True(t, jskv.SafeToRetry(err))
+	require.Less(t, nc.Stats().OutMsgs-sent, uint64(len(keys)))
+	require.NoError(t, b.Stream().JetStream().Purge(testContext(t))) // behind all that was sent
+	requireNoBatchUnderWay(t, server.Conn())
+}
+
 // A client keeps what is sent while it has no connection, and no more than its buffer holds: the beginning
 // of a batch alone must not be what comes to the server.
 func TestBatchWithoutAConnectionLeavesNothingUnderWay(t *testing.T) {

@@ -429,3 +429,15 @@ func TestBatchIsWhatStockWatchersSee(t *testing.T) {
 	require.Equal(t, jetstream.KeyValueDelete, e.Operation())
 	require.NoError(t, stock.Stop())
 }
+
+func TestBatchDoesNotKeepTheCallersBytes(t *testing.T) {
+	t.Parallel()
+	b, _ := newBucket(t, inMemory, jskv.WithTransactions())
+	value := []byte("first")
+	batch := jskv.As(b, jskv.Bytes()).NewBatch().Put("a", value)
+	copy(value, "other")
+	_, err := batch.Put("b", value).Commit(testContext(t))
+	require.NoError(t, err)
+	require.Equal(t, "Put first", history(t, b, "a"))
+	require.Equal(t, "Put other", history(t, b, "b"))
+}

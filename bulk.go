@@ -104,8 +104,10 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 			return
 		}
 		done++
-		if all.progress != nil {
-			all.progress(done)
+		if report := all.progress; report != nil {
+			all.progress = nil // one that panics is not called again when the pipeline is closed
+			report(done)
+			all.progress = report
 		}
 	})
 	if err != nil {
@@ -116,7 +118,7 @@ func (b *Bucket[T]) PutMany(ctx context.Context, seq iter.Seq2[string, T], opts 
 	defer func() { pipeline.Close(cause) }()
 	for key, value := range seq {
 		w := wire.Write{Key: key}
-		if err := b.prepare(&w, &value, nil); err != nil {
+		if err := b.prepareKept(&w, &value, nil); err != nil {
 			fail(key, err)
 			continue
 		}

@@ -2,8 +2,10 @@ package jskv_test
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -127,35 +129,67 @@ func TestPutManyIntoADeletedBucketSaysSoAtOnce(t *testing.T) {
 
 // For a moment nobody takes the bucket's writes, as when its leader changes. What was refused then
 // is sent again, each key's writes in their order.
+// withoutResponders has nobody there for what is published to bucket "b", until a writer has asked whether
+// the bucket is there. It returns a function that waits for that.
+func withoutResponders(t *testing.T, js jetstream.JetStream) (back func()) {
+	t.Helper()
+	setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"elsewhere.>"}})
+	asked, err := js.Conn().SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+	require.NoError(t, err)
+	var waiting sync.WaitGroup
+	waiting.Go(func() {
+		_, _ = asked.NextMsg(2 * time.Second)
+		setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"$KV.b.>"}})
+	})
+	return waiting.Wait
+}
+
 func TestPutManyOutlastsAMomentWithoutResponders(t *testing.T) {
 	onEitherKind(t, func(t *testing.T, opts ...jskv.BucketOption) {
 		b, server := newBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 20}, opts...)
-		js := server.JetStream()
-		var back sync.WaitGroup
-		n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		var value []byte // the sequence yields the same bytes again and again
+		n, err := jskv.As(b, jskv.Bytes()).PutMany(testContext(t), func(yield func(string, []byte) bool) {
 			for i := range 20 {
 				if i == 5 {
 					eventually(t, func() bool { return lastRevision(t, b) == 5 }, "those before are stored")
-					setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"elsewhere.>"}})
-					asked, err := js.Conn().SubscribeSync("$JS.API.STREAM.INFO.KV_b")
-					require.NoError(t, err)
-					back.Go(func() {
-						_, _ = asked.NextMsg(2 * time.Second) // whether the stream is there
-						setConfig(t, js, "KV_b", map[string]any{"subjects": []string{"$KV.b.>"}})
-					})
+					defer withoutResponders(t, server.JetStream())()
 				}
-				if !yield([]string{"a", "b", "c"}[i%3], strconv.Itoa(i)) {
+				value = strconv.AppendInt(value[:0], int64(i), 10)
+				if !yield([]string{"a", "b", "c"}[i%3], value) {
 					return
 				}
 			}
 		})
-		back.Wait()
 		require.NoError(t, err)
 		require.Equal(t, 20, n)
 		require.Equal(t, "Put 0, Put 3, Put 6, Put 9, Put 12, Put 15, Put 18", history(t, b, "a"))
 		require.Equal(t, "Put 1, Put 4, Put 7, Put 10, Put 13, Put 16, Put 19", history(t, b, "b"))
 		require.Equal(t, "Put 2, Put 5, Put 8, Put 11, Put 14, Put 17", history(t, b, "c"))
 	})
+}
+
+// Nobody was there once, and after a long time in which all was refused nobody is there for a moment again.
+func TestPutManyOutlastsAMomentWithoutRespondersAfterRefusals(t *testing.T) {
+	t.Parallel()
+	_, server := newBucket(t, jetstream.KeyValueConfig{MaxValueSize: 100})
+	const patience = 500 * time.Millisecond
+	b := openBucket(t, hasty(t, server.Conn(), patience))
+	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
+		begun, tooLarge := time.Now(), strings.Repeat("v", 200)
+		back := withoutResponders(t, server.JetStream())
+		for _, key := range []string{"large.1", "large.2", "large.3"} {
+			require.True(t, yield(key, tooLarge))
+		}
+		back()
+		eventually(t, func() bool { return time.Since(begun) > 2*patience }, "that is long ago")
+		back = withoutResponders(t, server.JetStream())
+		_ = yield("small.1", "v") && yield("small.2", "v")
+		back()
+	}, jskv.MaxPending(1))
+	require.Equal(t, 2, n)
+	failed, _ := errors.AsType[*jskv.BulkError](err)
+	require.Len(t, failed.Failed, 3)
+	requireIs(t, failed.Failed["large.3"], jskv.ErrValueTooLarge)
 }
 
 func TestPutManyLeavesNothingBehindWhenItsSequencePanics(t *testing.T) {
@@ -177,6 +211,16 @@ func TestPutManyLeavesNothingBehindWhenItsSequencePanics(t *testing.T) {
 		require.PanicsWithValue(t, "enough", func() {
 			_, _ = b.PutMany(testContext(t), valued(numbered(100)), jskv.Progress(func(int) { panic("enough") }))
 		})
+		calls := 0
+		require.PanicsWithValue(t, "enough", func() {
+			_, _ = b.PutMany(testContext(t), valued(numbered(10_000)), jskv.Progress(func(done int) {
+				if done >= 1000 {
+					calls++
+					panic("enough")
+				}
+			}))
+		})
+		require.Equal(t, 1, calls, "what panicked is not called again")
 		require.Equal(t, subs, nc.NumSubscriptions())
 		require.NoError(t, nc.Flush())
 		store(t, b, numbered(100))

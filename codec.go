@@ -24,7 +24,8 @@ func JSON[T any]() Codec[T] { return jsonCodec[T]{} }
 func String() Codec[string] { return stringCodec{} }
 
 // Bytes stores bytes as they are. A value that was read belongs to the reader; one that is written
-// must not be changed before the write returns.
+// must not be changed before the write returns. A Batch, a Tx and PutMany copy what they are given, so
+// that a sequence may yield the same bytes again and again.
 func Bytes() Codec[[]byte] { return bytesCodec{} }
 
 type jsonCodec[T any] struct{}

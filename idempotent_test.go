@@ -406,3 +406,21 @@ func TestIdempotentWritesAreStoredOnceThroughManyCuts(t *testing.T) {
 		}
 	})
 }
+
+// That a bucket is full does not pass by itself, although the server gives it the status of what does.
+func TestAnIdempotentWriteIntoAFullBucketIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	onOneAndThree(t, func(t *testing.T, near *jskv.Bucket[string], url string) {
+		setConfig(t, firstOf(t, url), "KV_b", map[string]any{"max_bytes": 1000})
+		b := openIdempotent(t, firstOf(t, url))
+		for name, write := range map[string]func(ctx context.Context) error{
+			"put":    func(ctx context.Context) error { return second(b.Put(ctx, "k", strings.Repeat("v", 2000))) },
+			"create": func(ctx context.Context) error { return second(b.Create(ctx, "k", strings.Repeat("v", 2000))) },
+		} {
+			err := write(testContext(t))
+			requireIs(t, err, jskv.ErrBucketFull)
+			require.NotErrorIs(t, err, context.DeadlineExceeded, name)
+		}
+		require.Zero(t, lastRevision(t, near))
+	})
+}

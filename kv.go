@@ -1,6 +1,7 @@
 package jskv
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -237,6 +238,14 @@ func (b *Bucket[T]) prepare(w *wire.Write, value *T, opts []WriteOption) error {
 	}
 	w.Data = data
 	return nil
+}
+
+// prepareKept is prepare for a write that is sent after the call which was given value has returned: what
+// the codec makes of value may be the caller's own bytes, as with Bytes.
+func (b *Bucket[T]) prepareKept(w *wire.Write, value *T, opts []WriteOption) error {
+	err := b.prepare(w, value, opts)
+	w.Data = bytes.Clone(w.Data)
+	return err
 }
 
 // Modify reads key, calls fn and writes what it returns if nobody wrote in between; else it starts

@@ -360,3 +360,33 @@ func TestAReadWhoseAnswerIsLostIsAskedAgain(t *testing.T) {
 		require.Less(t, time.Since(begun), soon, "it did not wait for the default timeout")
 	}
 }
+
+// Anybody may store a header that looks like the server's own answer; the client itself takes an empty
+// message with a status of 503 for that nobody is there.
+func TestReadsOfAValueWithAHeaderOfStatus(t *testing.T) {
+	t.Parallel()
+	b, server := newBucket(t, jetstream.KeyValueConfig{})
+	for _, status := range []string{"204", "404", "408", "503"} {
+		ack, err := server.JetStream().PublishMsg(testContext(t), &nats.Msg{Subject: "$KV.b." + status, Header: nats.Header{"Status": {status}}})
+		require.NoError(t, err)
+		for name, options := range map[string][]jskv.ReadOption{
+			"newest":      nil,
+			"at revision": {jskv.AtRevision(ack.Sequence)},
+			"from leader": {jskv.FromLeader()},
+			"at least":    {jskv.AtLeast(ack.Sequence)},
+		} {
+			e, err := b.Entry(testContext(t), status, options...)
+			require.NoError(t, err, "%s, %s", status, name)
+			require.Equal(t, ack.Sequence, e.Revision)
+			require.Equal(t, status, e.Header.Get("Status"))
+			require.Empty(t, e.Value)
+		}
+		require.Len(t, getMany(t, b, status), 1)
+		modified, err := b.Modify(testContext(t), status, func(_ jskv.Entry[string], exists bool) (string, error) {
+			require.True(t, exists)
+			return "v", nil
+		})
+		require.NoError(t, err)
+		require.Equal(t, ack.Sequence+1, modified.Revision)
+	}
+}

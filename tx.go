@@ -1,7 +1,6 @@
 package jskv
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -183,13 +182,12 @@ func (tx *Tx[T]) Put(key string, value T) { tx.write("put", wire.Write{Key: key}
 func (tx *Tx[T]) Delete(key string) { tx.write("delete", wire.Write{Key: key, Op: wire.OpDelete}, nil) }
 
 func (tx *Tx[T]) write(op string, w wire.Write, value *T) {
-	if err := tx.bucket.prepare(&w, value, nil); err != nil {
+	if err := tx.bucket.prepareKept(&w, value, nil); err != nil {
 		if tx.err == nil {
 			tx.err = tx.bucket.failed(op, w.Key, err)
 		}
 		return
 	}
-	w.Data = bytes.Clone(w.Data) // that of Bytes is the caller's
 	if _, again := tx.writes[w.Key]; !again {
 		tx.order = append(tx.order, w.Key)
 	}

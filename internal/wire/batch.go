@@ -250,7 +250,11 @@ func (b *Bucket) sendBatch(ctx context.Context, messages []*nats.Msg, id string)
 	}
 	commit := messages[len(messages)-1]
 	for i, m := range messages[:len(messages)-1] {
-		if err := b.nc.PublishMsg(m); err != nil {
+		err := ctx.Err() // a slow connection may take long for all of them
+		if err == nil {
+			err = b.nc.PublishMsg(m)
+		}
+		if err != nil {
 			b.abandon(messages, i, id)
 			return 0, nil, err
 		}

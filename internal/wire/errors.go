@@ -161,6 +161,13 @@ func wrongLastSequence(apiErr *jetstream.APIError) (actual uint64, known, refuse
 	return 0, false, false
 }
 
+// notStored reports whether the stream's store refused a write, as a full one does. The server gives that the
+// status of what passes, but it stays so until somebody makes room.
+func notStored(err error) bool {
+	var apiErr *jetstream.APIError
+	return errors.As(err, &apiErr) && apiErr.ErrorCode == codeStreamStoreFailed
+}
+
 // isTimeout reports whether nothing came back in time.
 func isTimeout(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout)

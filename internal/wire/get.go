@@ -112,7 +112,12 @@ func (b *Bucket) direct(ctx context.Context, subject string, request []byte) (Me
 		err = e
 	}
 	if errors.Is(err, nats.ErrNoResponders) {
-		return Message{}, "", b.noDirect(ctx, err)
+		// The client also takes for that an empty value which was stored with the header Status: 503. The
+		// leader's answer has the headers within.
+		if err = b.noDirect(ctx, err); errors.Is(err, jetstream.ErrNoStreamResponse) {
+			err = errNoDirect
+		}
+		return Message{}, "", err
 	}
 	if err != nil {
 		return Message{}, "", err
@@ -135,8 +140,8 @@ func (b *Bucket) noDirect(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", jetstream.ErrNoStreamResponse, err)
 }
 
-// errNoDirect says that direct gets were switched off since the bucket was opened.
-var errNoDirect = errors.New("the stream allows no direct gets")
+// errNoDirect says that direct gets were switched off since the bucket was opened, or have no answer.
+var errNoDirect = errors.New("the stream answers no direct gets")
 
 // directStatus turns the status of an answer to a direct get into an error.
 func directStatus(msg *nats.Msg) error {

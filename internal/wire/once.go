@@ -55,7 +55,7 @@ func (b *Bucket) storeOnce(ctx context.Context, subject string, header nats.Head
 		}
 		conflict, refused := errors.AsType[*Conflict](err)
 		switch {
-		case refused && lost == nil, errors.Is(err, ErrPermission) && lost == nil:
+		case lost == nil && (refused || notStored(err) || errors.Is(err, ErrPermission)):
 			return 0, err
 		case refused && conflict.Actual <= b.knownBefore(first) && (lost == nil || conflict.Actual > 0):
 			return 0, err // this write would have made a later revision

@@ -336,6 +336,7 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		s.lost = true // by what was lost before, or not, as will be known when it has been
 		p.refused(s)
 	case ack.Error != nil:
+		p.since = time.Time{} // somebody is there, who will never take it
 		p.report(s.write.Key, fromServer(ack.Error))
 	case ack.Stream != p.b.origin.stream:
 		p.report(s.write.Key, wrongStream(ack.Stream, p.b.origin.stream))
