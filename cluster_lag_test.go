@@ -48,6 +48,24 @@ func (all routes) delay(cluster *jskvtest.Cluster, from, to int, d time.Duration
 	all[hop{cluster.Server(to).Name(), from}].Delay(jskvtest.ToClient, d)
 }
 
+// part keeps two servers from talking to each other, until join.
+func (all routes) part(cluster *jskvtest.Cluster, one, other int) {
+	for _, proxy := range all.between(cluster, one, other) {
+		proxy.Refuse()
+		proxy.Cut()
+	}
+}
+
+func (all routes) join(cluster *jskvtest.Cluster, one, other int) {
+	for _, proxy := range all.between(cluster, one, other) {
+		proxy.Accept()
+	}
+}
+
+func (all routes) between(cluster *jskvtest.Cluster, one, other int) []*jskvtest.Proxy {
+	return []*jskvtest.Proxy{all[hop{cluster.Server(one).Name(), other}], all[hop{cluster.Server(other).Name(), one}]}
+}
+
 // outsideCluster has four servers, of which bucket "b" is on three. Whoever is connected to the fourth is
 // answered by any of those, also by the one that lags.
 type outsideCluster struct {
@@ -83,6 +101,15 @@ func (c *outsideCluster) lag(t testing.TB, d time.Duration) {
 		}
 	}
 	c.routes.delay(c.Cluster, c.leader, c.lagging, d)
+}
+
+// lagged is what the replica that lags has of bucket "b".
+func (c *outsideCluster) lagged(t testing.TB) server.StreamState {
+	t.Helper()
+	account, err := c.Server(c.lagging).NATS().JszAccount(&server.JSzOptions{Account: "$G", Streams: true})
+	require.NoError(t, err)
+	require.Len(t, account.Streams, 1)
+	return account.Streams[0].State
 }
 
 // laggingReading is a bucket of which one replica hears of everything late. The client is connected to
@@ -220,4 +247,55 @@ func TestAReadingFromAReplicaThatLagsHasWhatWasAcknowledgedBeforeIt(t *testing.T
 			}
 		}
 	})
+}
+
+// A replica that its leader sends a snapshot, because it was out of touch for too long, drops first what
+// was overwritten meanwhile, and then gets what took its place.
+func TestAKeyIsNeverMissingWithAReplicaThatCatchesUp(t *testing.T) {
+	t.Parallel()
+	cluster := newOutsideCluster(t)
+	createBucket(t, cluster.JetStream(), jetstream.KeyValueConfig{Replicas: 3, Storage: jetstream.MemoryStorage})
+	cluster.WaitCurrent("b")
+	waitForReplicas(t, cluster.Cluster)
+	cluster.lag(t, 500*time.Millisecond) // time to see it catch up
+	writer := openBucket(t, cluster.Server(cluster.leader).JetStream())
+	mustPut(t, writer, "other", "v")
+	old := mustPut(t, writer, "k", "old")
+	eventually(t, func() bool { return cluster.lagged(t).LastSeq == old }, "all replicas have both keys")
+
+	ctx := testContext(t)
+	outside := cluster.Server(cluster.outside).JetStream()
+	handles := make([]*jskv.Bucket[string], 40)
+	for i := range handles {
+		handles[i] = openBucket(t, outside)
+		_, err := handles[i].Entry(ctx, "k")
+		require.NoError(t, err)
+	}
+	cluster.routes.part(cluster.Cluster, cluster.leader, cluster.lagging)
+	mustPut(t, writer, "k", "new")
+	require.NoError(t, cluster.Server(cluster.leader).NATS().JetStreamSnapshotStream("$G", "KV_b"))
+	last := mustPut(t, writer, "other", "v")
+	cluster.routes.join(cluster.Cluster, cluster.leader, cluster.lagging)
+	eventually(t, func() bool { return cluster.lagged(t).Msgs == 1 }, "the replica has dropped what was overwritten")
+	for _, proxy := range cluster.routes.between(cluster.Cluster, cluster.leader, cluster.lagging) {
+		proxy.Stall(jskvtest.ToServer)
+		proxy.Stall(jskvtest.ToClient)
+		defer proxy.Heal()
+	}
+	for _, b := range handles {
+		_, err := b.Entry(ctx, "k")
+		require.NoError(t, err)
+	}
+	for range handles {
+		many, err := openBucket(t, outside).GetMany(ctx, "other", "k")
+		require.NoError(t, err)
+		require.Len(t, many, 2)
+		_, err = openBucket(t, outside).Transact(ctx, func(tx *jskv.Tx[string]) error {
+			many, err := tx.GetMany("other", "k")
+			require.Len(t, many, 2)
+			return err
+		})
+		require.NoError(t, err)
+	}
+	require.Less(t, cluster.lagged(t).LastSeq, last, "the replica was behind all the time")
 }

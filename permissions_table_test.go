@@ -214,6 +214,7 @@ var inACluster = []allowance{
 		return errors.Join(modify("k")(ctx, g), modify("k")(ctx, g))
 	}},
 	{"`Modify`", "there is no such key", []string{directKey, directMany, streamInfo, storedMessage, anyKey}, nil, inbox, modify("missing")},
+	{"`GetMany`", "", []string{directMany, streamInfo}, nil, inbox, readMany("k", "missing")},
 	{"`Batch.Commit`", "a condition fails, or `Create` finds a marker, or is of a key that is required too", []string{anyKey, streamInfo, storedMessage}, nil, inbox, commitOverMarker},
 }
 

@@ -103,7 +103,11 @@ func (b *Bucket) viewIn(ctx context.Context, since era, keys []string, atLeast u
 // of them that is ErrKeyNotFound of whoever answers, or, anchored, what the stream says.
 func (b *Bucket) moment(ctx context.Context, since *era, keys []string, atLeast uint64, anchored bool) (answer, error) {
 	const look = 8
-	var backoff Backoff
+	var (
+		backoff Backoff
+		end     uint64 // where the leader said that the stream ends, 0 while it was not asked
+	)
+	here := b.era()
 	for round := 0; ; {
 		seen := max(b.high.Load(), atLeast)
 		a, err := b.lastOf(ctx, keys, viewBytes)
@@ -130,7 +134,9 @@ func (b *Bucket) moment(ctx context.Context, since *era, keys []string, atLeast 
 		case err != nil:
 			return answer{}, err
 		case enough && a.upTo >= seen:
-			return a, nil
+			if sure, err := b.lacksForSure(ctx, keys, &a, &end); sure || err != nil {
+				return a, err
+			}
 		}
 		// Behind: a replica that lags, mostly for less than it takes to ask again; or another
 		// bucket of the name, which its leader tells.
@@ -142,10 +148,32 @@ func (b *Bucket) moment(ctx context.Context, since *era, keys []string, atLeast 
 		if atLeast > 0 && since.over(b) {
 			return answer{}, errBucketMoved
 		}
+		if here.over(b) {
+			end = 0
+		}
 		if err := backoff.Wait(ctx); err != nil {
-			return answer{}, notSeen(seen, err)
+			return answer{}, notSeen(max(seen, end), err)
 		}
 	}
+}
+
+// lacksForSure reports whether what an answer lacks is not there. A replica that was out of touch for so long
+// that its leader sends it a snapshot first drops all that was replaced up to there, and then gets what
+// took its place. Meanwhile it lacks keys that were there all the time; it has them again when it
+// has come to where the leader was, which is noted in end.
+func (b *Bucket) lacksForSure(ctx context.Context, keys []string, a *answer, end *uint64) (bool, error) {
+	if !a.whole || !a.own || b.facts.Load().mirror || !b.shared() || len(a.missing(keys)) == 0 {
+		return true, nil // what a mirror, or a part of an answer, does not have is asked for by complete
+	}
+	*end = max(*end, a.end)
+	if *end == 0 {
+		info, err := b.originInfo(ctx)
+		if err != nil {
+			return false, err
+		}
+		*end = info.State.LastSeq
+	}
+	return a.upTo >= *end, nil
 }
 
 // complete adds to an answer what it left out: the rest of one that the server cut, and what a
@@ -206,6 +234,7 @@ func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 	if err != nil {
 		return none, err
 	}
+	none.end = info.State.LastSeq
 	if info.State.Msgs == 0 {
 		none.upTo = info.State.LastSeq
 		return none, nil
@@ -221,6 +250,7 @@ func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 		return none, errAnchorGone // it is no key
 	}
 	a, err := b.lastOf(ctx, append(slices.Clone(keys), anchor.Key), viewBytes)
+	a.end = info.State.LastSeq
 	if errors.Is(err, ErrKeyNotFound) {
 		return none, errAnchorGone
 	}
@@ -249,6 +279,7 @@ func (b *Bucket) byReader(ctx context.Context, keys []string) (answer, error) {
 		}
 		a.upTo = min(a.upTo, upTo)
 	}
+	a.end = a.upTo
 	a.found = slices.Collect(maps.Values(newest))
 	a.late = len(newest) > 0 || len(keys) > mostMatches
 	return a, nil

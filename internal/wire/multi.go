@@ -28,6 +28,7 @@ var errTooManyMatches = errors.New("the filters match more than one request may 
 type answer struct {
 	found []Message
 	upTo  uint64 // the sequence up to which that server had come
+	end   uint64 // where the leader said before that the stream ends, 0 when it was not asked
 	whole bool   // false when the server sent only the oldest of what it found
 	own   bool   // it was the stream's, not a mirror's, which may have only part of it
 	late  bool   // it was read one key after the other: what was found may have gone since, and what was not may have come
