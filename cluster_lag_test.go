@@ -299,3 +299,43 @@ func TestAKeyIsNeverMissingWithAReplicaThatCatchesUp(t *testing.T) {
 	}
 	require.Less(t, cluster.lagged(t).LastSeq, last, "the replica was behind all the time")
 }
+
+// A replica may come to a key's marker, and to the purge of that, in one moment: its consumer, which has delivered
+// the value before, does not see either.
+func TestAListingThroughAReplicaThatLagsHasNoKeyWhoseMarkerWasPurged(t *testing.T) {
+	t.Parallel()
+	r := newLaggingReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	r.withoutDirect() // a consumer, however few there are
+	r.put("other", "v")
+	for range 12 {
+		ctx := testContext(t)
+		revision := r.put("k", "v")
+		eventually(t, func() bool { return r.lastOfLagging() >= revision }, "all replicas have the key")
+		heal := r.stall()
+		r.del("k")
+		_, err := r.PurgeDeletes(ctx, 0)
+		require.NoError(t, err)
+		later := time.AfterFunc(100*time.Millisecond, heal) // when a consumer there would have delivered it
+		requireSameKeys(t, []string{"other"}, sorted(t, r.Keys(ctx)))
+		later.Stop()
+		heal()
+	}
+}
+
+// stall keeps from the replica that lags what the leader says, until heal is called.
+func (r *laggingReading) stall() (heal func()) {
+	leader, lagging := r.cluster.Server(r.leader), r.cluster.Server(r.lagging)
+	there, back := r.routes[hop{leader.Name(), r.lagging}], r.routes[hop{lagging.Name(), r.leader}]
+	there.Stall(jskvtest.ToServer)
+	back.Stall(jskvtest.ToClient)
+	return func() { there.Heal(); back.Heal() }
+}
+
+// lastOfLagging is the revision to which the replica that lags has come.
+func (r *laggingReading) lastOfLagging() uint64 {
+	r.t.Helper()
+	account, err := r.cluster.Server(r.lagging).NATS().JszAccount(&server.JSzOptions{Account: "$G", Streams: true})
+	require.NoError(r.t, err)
+	require.Len(r.t, account.Streams, 1)
+	return account.Streams[0].State.LastSeq
+}

@@ -158,7 +158,7 @@ func (r *Reader) connect(ctx context.Context) error {
 		if !r.mayLag(info) {
 			break
 		}
-		few := r.consumer.pending*averageSize(info) < heldBytes
+		few := !r.cfg.Once && r.consumer.pending*averageSize(info) < heldBytes
 		if few || info.Config.Replicas == 1 || tries == mostPlacings {
 			r.hold = true
 			break
@@ -182,7 +182,8 @@ func (r *Reader) connect(ctx context.Context) error {
 
 const (
 	// heldBytes is how much a reader holds back; for more it tries to get a consumer that need not
-	// be waited for. The server places each at random.
+	// be waited for. The server places each at random. A listing always tries: it would show a key that
+	// was deleted and whose marker was purged since, when its server comes to both in one moment.
 	heldBytes    = 8 << 20
 	mostPlacings = 32
 )
