@@ -152,22 +152,6 @@ func TestWaitEndsWithinItsTimeWhereACacheFarFromItsServerNeverCatchesUp(t *testi
 	}
 }
 
-// What leaves a doubt after each snapshot is read again ever more rarely; who waits needs it soon.
-func TestWaitDoesNotWaitForWhatIsReadAgainRarely(t *testing.T) {
-	t.Parallel()
-	r := newReading(t, jetstream.KeyValueConfig{LimitMarkerTTL: time.Minute})
-	keys := r.fill(400, "v")
-	c := newCache(t, jskv.As(r.Bucket, takesTime(2*time.Millisecond))) // it is always late
-	defer r.inTurn(keys)()
-	for range 3 {
-		jskvtest.DeleteConsumers(t, r.admin, "b")
-		requireWait(t, c, r.putBeside(keys[0], "v"))
-	}
-	start := time.Now()
-	requireWait(t, c, r.putBeside(keys[0], "v"))
-	require.Less(t, time.Since(start), 8*time.Second)
-}
-
 func TestWaitReturnsForARevisionThatTheFiltersDoNotMatch(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{})
