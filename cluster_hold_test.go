@@ -48,8 +48,8 @@ func (r *reading) stored() {
 }
 
 // What comes from the leader is handed out at once, what comes from another server is held back. A
-// listing that lost its consumer went from one to the other, and lost a key, or listed deleted ones.
-func TestAListingWhoseConsumersAreOnDifferentServersIsWhole(t *testing.T) {
+// snapshot that lost its consumer went from one to the other, and lost a key, or had deleted ones.
+func TestASnapshotWhoseConsumersAreOnDifferentServersIsWhole(t *testing.T) {
 	t.Parallel()
 	r := newClusterReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
 	live := r.fillWithMarkers(20_000, func(i int) bool { return i%10 == 5 })
@@ -68,14 +68,16 @@ func TestAListingWhoseConsumersAreOnDifferentServersIsWhole(t *testing.T) {
 			}
 		})
 		var keys []string
-		for key, err := range r.Keys(testContext(t)) {
+		w := watch(t, r.Bucket, "*", jskv.IgnoreDeletes())
+		for e, err := range w.Snapshot() {
 			require.NoError(t, err)
-			if keys = append(keys, key); len(keys)%200 == 0 {
+			if keys = append(keys, e.Key); len(keys)%200 == 0 {
 				wait(ctx, time.Millisecond) // or it is over before a consumer is deleted
 			}
 		}
 		cancel()
 		group.Wait()
+		w.Stop()
 		slices.Sort(keys)
 		requireSameKeys(t, live, keys)
 	}

@@ -301,22 +301,27 @@ func TestAKeyIsNeverMissingWithAReplicaThatCatchesUp(t *testing.T) {
 }
 
 // A replica may come to a key's marker, and to the purge of that, in one moment: its consumer, which has delivered
-// the value before, does not see either.
-func TestAListingThroughAReplicaThatLagsHasNoKeyWhoseMarkerWasPurged(t *testing.T) {
+// the value before, does not see either. A listing showed such a key, and a cache kept it.
+func TestAReadingFromAReplicaThatLagsHasNoKeyWhoseMarkerWasPurged(t *testing.T) {
 	t.Parallel()
 	r := newLaggingReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
 	r.withoutDirect() // a consumer, however few there are
 	r.put("other", "v")
+	c := newCache(t, r.Bucket)
 	for range 12 {
 		ctx := testContext(t)
 		revision := r.put("k", "v")
+		requireWait(t, c, revision)
 		eventually(t, func() bool { return r.lastOfLagging() >= revision }, "all replicas have the key")
 		heal := r.stall()
 		r.del("k")
 		_, err := r.PurgeDeletes(ctx, 0)
 		require.NoError(t, err)
 		later := time.AfterFunc(100*time.Millisecond, heal) // when a consumer there would have delivered it
+		jskvtest.DeleteConsumers(t, r.admin, "b")           // and so the cache is loaded anew
 		requireSameKeys(t, []string{"other"}, sorted(t, r.Keys(ctx)))
+		requireWait(t, c, r.put("other", "v"))
+		require.Equal(t, 1, c.Len())
 		later.Stop()
 		heal()
 	}

@@ -158,7 +158,7 @@ func (r *Reader) connect(ctx context.Context) error {
 		if !r.mayLag(info) {
 			break
 		}
-		few := !r.cfg.Once && r.consumer.pending*averageSize(info) < heldBytes
+		few := !r.exact() && r.consumer.pending*averageSize(info) < heldBytes
 		if few || info.Config.Replicas == 1 || tries == mostPlacings {
 			r.hold = true
 			break
@@ -182,18 +182,21 @@ func (r *Reader) connect(ctx context.Context) error {
 
 const (
 	// heldBytes is how much a reader holds back; for more it tries to get a consumer that need not
-	// be waited for. The server places each at random. A listing always tries: it would show a key that
-	// was deleted and whose marker was purged since, when its server comes to both in one moment.
+	// be waited for, and so does one that has to be exact. The server places each at random.
 	heldBytes    = 8 << 20
 	mostPlacings = 32
 )
+
+// exact reports whether the snapshot may have nothing that was gone before. Holding back is not enough for
+// that: a server that comes to a marker and to the purge of it in one moment delivers neither.
+func (r *Reader) exact() bool { return r.cfg.Once || r.cfg.exact }
 
 // mayLag reports whether what the consumer delivers has to be held back until it is whole. The
 // server that told the target has everything up to it. Another server may come to the target only
 // while it delivers: then it delivers an older revision of a key first, and the newest, which may
 // be a marker, after that.
 func (r *Reader) mayLag(info *jetstream.StreamInfo) bool {
-	return r.snapshot && r.cfg.Start == StartLast && (r.cfg.Unique || r.cfg.SkipMarkers) && r.b.shared() &&
+	return r.snapshot && r.cfg.Start == StartLast && (r.exact() || r.cfg.SkipMarkers) && r.b.shared() &&
 		(info.Cluster == nil || r.consumer.host != info.Cluster.Leader)
 }
 

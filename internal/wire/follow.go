@@ -153,6 +153,7 @@ func (f *Follower) follow(ctx context.Context, backoff *Backoff) error {
 	defer end(nil)
 	r, err := f.b.OpenReader(life, ReaderConfig{
 		Filters:  f.filters,
+		exact:    true,
 		OnChange: f.change,
 		onHeard:  f.hear,
 		onAgain:  func() { end(errAgain) },

@@ -40,6 +40,7 @@ type ReaderConfig struct {
 	// For the rest of the core; all may be nil.
 	stream   time.Time            // identity of the one to go on in, which had come to where it starts
 	opening  context.Context      // bounds OpenReader, beside the reader's life
+	exact    bool                 // the snapshot has nothing that was gone before, as with Once
 	onEnd    func()               // the reader has been torn down
 	onHeard  func()               // something came from the server
 	onPassed func(uint64)         // there is nothing to hand out up to this sequence that was not
