@@ -163,6 +163,7 @@ func (r *Reader) connect(ctx context.Context) error {
 			r.hold = true
 			break
 		}
+		r.abandon(r.consumer.name) // the server may not know yet that it has just made it
 		r.disconnect(0)
 	}
 	if known && !r.consumer.sure {

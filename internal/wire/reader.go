@@ -340,11 +340,12 @@ func (r *Reader) tidy() {
 	if r.life.Err() != nil && cause(r.life) != ErrWatcherStopped {
 		patience = grace
 	}
-	end := time.Now().Add(patience)
-	r.disconnect(patience)
+	var group sync.WaitGroup
 	for _, left := range r.abandoned {
-		r.b.deleteConsumer(left.name, time.Until(end))
+		group.Go(func() { r.b.deleteConsumer(left.name, patience) })
 	}
+	r.disconnect(patience)
+	group.Wait()
 	r.abandoned = nil
 }
 
