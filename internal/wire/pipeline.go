@@ -59,7 +59,7 @@ type Pipeline struct {
 type sent struct {
 	id    int
 	epoch uint64 // of the connection when it was sent
-	since era    // in which it was sent
+	since *era   // in which it was sent
 	write Write
 	bytes int
 	first firstSent // with idempotent writes
@@ -342,16 +342,8 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		p.report(s.write.Key, wrongStream(ack.Stream, p.b.origin.stream))
 	default:
 		p.trusted = true
-		p.acknowledged(s.since, ack.Sequence)
+		s.since.acknowledged(ack.Sequence)
 		p.confirmed(s)
-	}
-}
-
-// acknowledged notes a revision, unless it may be one of a stream that has been replaced since: an
-// acknowledgement waits here until the pipeline is used again.
-func (p *Pipeline) acknowledged(since era, revision uint64) {
-	if !since.over(p.b) {
-		p.b.acknowledged(revision)
 	}
 }
 
