@@ -35,6 +35,7 @@ func newReplacedBucket(t *testing.T) *replacedBucket {
 	sub, err := nc.Subscribe("relay.API.>", func(question *nats.Msg) { r.relay(nc, question) })
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, sub.Unsubscribe()) })
+	require.NoError(t, nc.Flush())
 	js, err := jetstream.NewWithAPIPrefix(server.Conn(), "relay.API")
 	require.NoError(t, err)
 	r.Bucket, err = Open(context.Background(), js, "b", Options{})
