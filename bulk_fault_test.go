@@ -75,6 +75,44 @@ func TestPutManyWithIdsDoesNotKnowWhatItCouldNotSendAgain(t *testing.T) {
 	eventually(t, func() bool { return history(t, near, "k") == "Put v" }, "it was stored, or is on its way")
 }
 
+// The bucket was full, and said so too late: when there was room again, and the write had been sent once more. That
+// was taken for the answer to what was stored.
+func TestPutManyWithIdsDoesNotTakeALateRefusalForTheAnswerToWhatItSentAgain(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	srv := jskvtest.NewServer(t)
+	near := createBucket(t, srv.JetStream(), jetstream.KeyValueConfig{MaxBytes: 1000, Storage: jetstream.MemoryStorage})
+	mustPut(t, near, "large", strings.Repeat("v", 800))
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	b := openIdempotent(t, hasty(t, proxy.Conn(), 500*time.Millisecond))
+	beside := srv.Conn()
+	sent, err := beside.SubscribeSync("$KV.b.k")
+	require.NoError(t, err)
+	asked, err := beside.SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+	require.NoError(t, err)
+	require.NoError(t, beside.Flush())
+	proxy.Stall(jskvtest.ToClient)
+
+	var answered sync.WaitGroup
+	defer answered.Wait()
+	answered.Go(func() {
+		n, err := b.PutMany(ctx, maps.All(map[string]string{"k": strings.Repeat("k", 300)}))
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+	})
+	_, err = sent.NextMsgWithContext(ctx)
+	require.NoError(t, err)
+	_, err = near.Put(ctx, "other", strings.Repeat("v", 300))
+	require.Error(t, err, "it is full, and has refused what came before")
+	_, err = asked.NextMsgWithContext(ctx)
+	require.NoError(t, err, "the writer has waited long enough")
+	_, err = near.Purge(ctx, "large")
+	require.NoError(t, err)
+	proxy.Heal()
+	answered.Wait()
+	require.Len(t, getMany(t, near, "k"), 1)
+}
+
 // The older value of a key was lost with the connection, and sent again behind the newer one.
 func TestPutManyWithIdsKeepsTheOrderOfOneKey(t *testing.T) {
 	t.Parallel()

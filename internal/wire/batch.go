@@ -144,6 +144,7 @@ func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error)
 	if err := b.fits(ctx, messages); err != nil {
 		return nil, err
 	}
+	in := b.era()
 	last, apiErr, err := b.sendBatch(ctx, messages, id)
 	switch {
 	case err != nil:
@@ -155,7 +156,7 @@ func (b *Bucket) commitOnce(ctx context.Context, batch *Batch) ([]uint64, error)
 	for i := range revisions {
 		revisions[i] = last - uint64(len(messages)-1-i)
 	}
-	b.acknowledged(last)
+	b.acknowledged(ctx, in, last)
 	return revisions, nil
 }
 

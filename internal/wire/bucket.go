@@ -8,6 +8,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,11 +34,12 @@ type Bucket struct {
 
 	facts    atomic.Pointer[facts] // of the stream that is read
 	rules    atomic.Pointer[facts] // of the one that takes the writes, nil while not known
-	high     atomic.Uint64         // the highest revision that this handle has been acknowledged for
 	mirrored atomic.Bool           // a mirror has answered a direct get for this stream
 	witness  atomic.Pointer[witness]
-	narrow   atomic.Bool  // the account may make consumers only with filters within the bucket
-	born     atomic.Int64 // creation time of the stream that takes the writes, which high belongs to
+	narrow   atomic.Bool // the account may make consumers only with filters within the bucket
+
+	seeing  sync.Mutex // held while an answer about the stream that takes the writes is taken in
+	present atomic.Pointer[era]
 }
 
 // place is a stream and the API prefix under which it is reached.
@@ -141,6 +143,7 @@ func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) 
 		handle:     stream,
 		idempotent: opts.Idempotent,
 	}
+	b.present.Store(&era{})
 	b.readPrefix, b.origin = c.locate(ctx, c.api, &info.Config, 0)
 	b.writePrefix = keySpaceOf(b.origin.stream)
 	if b.origin.api != jetstream.DefaultAPIPrefix {
@@ -149,7 +152,7 @@ func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) 
 	}
 	b.facts.Store(factsOf(info))
 	if info.Config.Mirror == nil {
-		b.sawOrigin(info)
+		b.sawOrigin(time.Now(), info)
 	}
 	if b.shared() {
 		// Its reads of single keys need it, but over a connection that is drained, which has none.
@@ -232,50 +235,36 @@ type witness struct{ asked, created time.Time }
 // Info asks for the state of the bucket's stream and remembers what it says of the
 // configuration.
 func (b *Bucket) Info(ctx context.Context) (*jetstream.StreamInfo, error) {
+	if b.origin == (place{b.api, b.stream}) {
+		return b.originInfo(ctx)
+	}
 	asked := time.Now()
 	info, err := b.streamInfo(ctx, place{b.api, b.stream})
 	if err != nil {
 		return nil, err
 	}
+	b.saw(asked, info)
+	return info, nil
+}
+
+// saw remembers what the stream that is read was at a time.
+func (b *Bucket) saw(asked time.Time, info *jetstream.StreamInfo) {
 	b.witness.Store(&witness{asked, info.Created})
 	b.facts.Store(factsOf(info))
-	if b.origin == (place{b.api, b.stream}) {
-		b.sawOrigin(info)
-	}
-	return info, nil
 }
 
 // originInfo asks for the state of the stream that takes the writes.
 func (b *Bucket) originInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
-	info, err := b.streamInfo(ctx, b.origin)
-	if err == nil {
-		b.sawOrigin(info)
+	for {
+		asked := time.Now()
+		info, err := b.streamInfo(ctx, b.origin)
+		if err != nil {
+			return nil, err
+		}
+		if b.sawOrigin(asked, info) {
+			return info, nil
+		}
 	}
-	return info, err
-}
-
-// sawOrigin forgets what was acknowledged by a stream that another has replaced.
-func (b *Bucket) sawOrigin(info *jetstream.StreamInfo) {
-	created := info.Created.UnixNano()
-	if known := b.born.Load(); known != 0 && known != created {
-		b.high.Store(0) // before: whoever reads born and then high has none of the old stream's
-	}
-	b.born.Store(created)
-	b.rules.Store(factsOf(info))
-}
-
-// era is the time in which one stream has the bucket's name: a sequence tells nothing in another's.
-type era struct{ born int64 } // when the stream was made, 0 while that is not known
-
-func (b *Bucket) era() era { return era{b.born.Load()} }
-
-// over reports whether another stream is known to have taken the place of the era's.
-func (e *era) over(b *Bucket) bool {
-	now := b.born.Load()
-	if e.born == 0 {
-		e.born = now
-	}
-	return e.born != now
 }
 
 // writeRules are the rules for writes; fresh asks for them anew.
@@ -313,29 +302,10 @@ func (b *Bucket) Status(ctx context.Context) (jetstream.KeyValueStatus, error) {
 	})
 }
 
-// acknowledged remembers a revision that the server acknowledged to this handle.
-func (b *Bucket) acknowledged(revision uint64) {
-	for {
-		high := b.high.Load()
-		if revision <= high || b.high.CompareAndSwap(high, revision) {
-			return
-		}
-	}
-}
-
 // cautious reports whether somebody else than the stream's leader may answer direct gets.
 func (b *Bucket) cautious() bool {
 	f := b.facts.Load()
 	return f.replicas > 1 || f.mirror || b.mirrored.Load()
-}
-
-// forget takes back what was acknowledged and is lost: the stream ends at sequence last.
-func (b *Bucket) forget(last uint64) {
-	for high := b.high.Load(); high > last; high = b.high.Load() {
-		if b.high.CompareAndSwap(high, last) {
-			return
-		}
-	}
 }
 
 // shared reports whether direct gets may be answered by another server than the one that

@@ -257,9 +257,9 @@ func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
 	var backoff Backoff
 	for confirmed := false; ; {
 		// What is acknowledged meanwhile the answer need not have; one of another stream takes all of it back.
-		asked, acknowledged := time.Now(), r.b.high.Load()
+		asked, acknowledged := time.Now(), r.b.high()
 		info, err := r.b.Info(ctx)
-		least := max(r.reached, min(acknowledged, r.b.high.Load()))
+		least := max(r.reached, min(acknowledged, r.b.high()))
 		switch {
 		case errors.Is(err, ErrBucketNotFound):
 			// A server of a cluster that has just started may not know its streams yet; and one that
@@ -313,7 +313,7 @@ func (b *Bucket) nothingToMirror(ctx context.Context, info *jetstream.StreamInfo
 	if len(parts) == 0 || mirror.Name != b.origin.stream { // a mirror in between may have other subjects
 		return false
 	}
-	if has, err := b.leaderHas(ctx, b.high.Load()); !has || err != nil {
+	if has, err := b.leaderHas(ctx, b.high()); !has || err != nil {
 		return false
 	}
 	for _, part := range parts {

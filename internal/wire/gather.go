@@ -79,7 +79,7 @@ func (b *Bucket) gathered(ctx context.Context, key string, atLeast uint64) (Mess
 
 // gathers reports whether a flight would do for a read.
 func (b *Bucket) gathers(atLeast uint64) bool {
-	size, high := b.gathering.size.Load(), b.high.Load()
+	size, high := b.gathering.size.Load(), b.high()
 	switch {
 	case size == 0, size > largeValue, atLeast > high, b.gathering.off.Load():
 		return false

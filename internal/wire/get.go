@@ -21,7 +21,7 @@ type Read struct {
 // Get reads one revision of key. The answer has seen every write that this handle was
 // acknowledged for. ErrKeyNotFound when there is none; a marker is returned as it is.
 func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
-	leader := r.Leader || !b.facts.Load().direct
+	leader, in := r.Leader || !b.facts.Load().direct, b.era()
 	if r.AtLeast > 0 && (leader || r.Revision != 0) {
 		if err := b.await(ctx, r.AtLeast); err != nil {
 			return Message{}, err
@@ -33,7 +33,7 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 	case leader:
 		m, err := b.newestOfLeader(ctx, key)
 		if err == nil {
-			b.learned(m.Sequence)
+			b.learned(in, m.Sequence)
 		}
 		return m, err
 	case r.Revision != 0:
@@ -41,17 +41,17 @@ func (b *Bucket) Get(ctx context.Context, key string, r Read) (Message, error) {
 	}
 	m, err := b.gathered(ctx, key, r.AtLeast)
 	if err == nil {
-		b.learned(m.Sequence)
+		b.learned(in, m.Sequence)
 	}
 	return m, err
 }
 
-// learned notes a revision that a server answered with, so that the next read of this handle is
+// learned notes a revision that a server answered with in an era, so that the next read of this handle is
 // not older, also when a mirror answers that nobody knew of. A handle on a mirror has to read it
 // without its origin, which alone could confirm that something is not there.
-func (b *Bucket) learned(revision uint64) {
+func (b *Bucket) learned(in *era, revision uint64) {
 	if !b.facts.Load().mirror {
-		b.acknowledged(revision)
+		in.acknowledged(revision)
 	}
 }
 
@@ -59,7 +59,7 @@ func (b *Bucket) learned(revision uint64) {
 // may be behind what this handle knows. What it answers is then older than that, and counts only when it
 // has come as far.
 func (b *Bucket) newestOfLeader(ctx context.Context, key string) (Message, error) {
-	seen := b.high.Load()
+	seen := b.high()
 	m, err := b.fromLeader(ctx, key)
 	if err != nil && !errors.Is(err, ErrKeyNotFound) || m.Sequence >= seen || b.oneServer() {
 		return m, err
@@ -69,7 +69,7 @@ func (b *Bucket) newestOfLeader(ctx context.Context, key string) (Message, error
 
 // newestFrom reads the newest revision of key from whoever answers, if that has seen enough.
 func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Message, error) {
-	seen := max(b.high.Load(), atLeast)
+	seen := max(b.high(), atLeast)
 	if seen > 0 && b.shared() {
 		return b.fresh(ctx, key, atLeast)
 	}
@@ -92,7 +92,7 @@ func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Me
 		if m.Sequence < seen || b.foreign(&m, stream) {
 			return b.fresh(ctx, key, atLeast)
 		}
-	case m.Sequence < atLeast && atLeast > b.high.Load():
+	case m.Sequence < atLeast && atLeast > b.high():
 		return b.fresh(ctx, key, atLeast)
 	}
 	return m, nil
@@ -101,7 +101,7 @@ func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Me
 // foreign reports whether a mirror answered with what another bucket of the name had: it does not notice
 // that its origin was made again, and has what is older than that.
 func (b *Bucket) foreign(m *Message, stream string) bool {
-	return stream != b.stream && m.Time.UnixNano() < b.born.Load()
+	return stream != b.stream && m.Time.UnixNano() < b.era().born.Load()
 }
 
 // direct asks for one message by a direct get (ADR-31).
@@ -229,7 +229,7 @@ func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message
 // confirm reads the newest revision of key at the leader, once that has come to what this handle
 // was acknowledged for and to atLeast.
 func (b *Bucket) confirm(ctx context.Context, key string, atLeast uint64) (Message, error) {
-	if seen := max(b.high.Load(), atLeast); seen > 0 {
+	if seen := max(b.high(), atLeast); seen > 0 {
 		if err := b.await(ctx, seen); err != nil {
 			return Message{}, err
 		}
@@ -262,7 +262,7 @@ func notSeen(seen uint64, err error) error {
 // leaderHas reports whether the leader of the stream that takes the writes has come to
 // sequence seen. A leader just elected may still be applying what its predecessor acknowledged.
 func (b *Bucket) leaderHas(ctx context.Context, seen uint64) (bool, error) {
-	if b.oneServer() && seen <= b.high.Load() {
+	if b.oneServer() && seen <= b.high() {
 		return true, nil
 	}
 	info, err := b.originInfo(ctx)

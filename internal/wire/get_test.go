@@ -24,7 +24,7 @@ func TestALeaderIsNotBelievedBeforeItHasComeAsFarAsTheHandle(t *testing.T) {
 		require.NoError(t, err)
 	}
 	put("k")
-	b.acknowledged(3)
+	b.era().acknowledged(3)
 	for _, key := range []string{"k", "missing"} {
 		soon, cancel := context.WithTimeout(ctx, 200*time.Millisecond)
 		_, err = b.Get(soon, key, Read{Leader: true})

@@ -46,7 +46,7 @@ type ingest struct {
 	flow   int
 	begun  uint64 // the connection's epoch
 	epoch  uint64 // when the batch was begun, or its end last asked for
-	in     era    // in which it was begun
+	in     *era   // in which it was begun
 
 	ids   []int // of the writes that are not acknowledged
 	acked int   // how many are
@@ -240,7 +240,7 @@ func (p *Pipeline) answered(msg *nats.Msg) {
 	case a.Stream != p.b.origin.stream:
 		p.abandon(g.sent, wrongStream(a.Stream, p.b.origin.stream))
 	default:
-		p.acknowledged(g.in, a.Sequence)
+		g.in.acknowledged(a.Sequence)
 		p.resolve(a.Count)
 	}
 }

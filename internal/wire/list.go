@@ -47,13 +47,13 @@ func (b *Bucket) listDirect(ctx context.Context, filters []string) (found []Mess
 	if len(folded) == 0 {
 		folded = []string{AllKeys}
 	}
-	target := b.high.Load()
+	target := b.high()
 	if b.cautious() {
 		info, err := b.Info(ctx)
 		if err != nil {
 			return nil, false, err
 		}
-		target = max(b.high.Load(), info.State.LastSeq)
+		target = max(b.high(), info.State.LastSeq)
 	}
 	attempt, cancel := context.WithTimeout(ctx, firstPatience)
 	defer cancel()

@@ -90,8 +90,8 @@ func (b *Bucket) view(ctx context.Context, keys []string, atLeast uint64) (found
 }
 
 // viewIn is view of a bucket that was not made again since atLeast was told.
-func (b *Bucket) viewIn(ctx context.Context, since era, keys []string, atLeast uint64) (found []Message, upTo uint64, err error) {
-	a, err := b.moment(ctx, &since, keys, atLeast, true)
+func (b *Bucket) viewIn(ctx context.Context, since *era, keys []string, atLeast uint64) (found []Message, upTo uint64, err error) {
+	a, err := b.moment(ctx, since, keys, atLeast, true)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -109,7 +109,7 @@ func (b *Bucket) moment(ctx context.Context, since *era, keys []string, atLeast 
 	)
 	here := b.era()
 	for round := 0; ; {
-		seen := max(b.high.Load(), atLeast)
+		seen := max(b.high(), atLeast)
 		a, err := b.lastOf(ctx, keys, viewBytes)
 		if anchored && errors.Is(err, ErrKeyNotFound) {
 			a, err = b.anchored(ctx, keys)
@@ -178,7 +178,7 @@ func (b *Bucket) lacksForSure(ctx context.Context, keys []string, a *answer, end
 
 // complete adds to an answer what it left out: the rest of one that the server cut, and what a
 // mirror did not find, which may have only part of the bucket, from the stream that has come to atLeast.
-func (b *Bucket) complete(ctx context.Context, since era, keys []string, a answer, atLeast uint64) ([]Message, uint64, error) {
+func (b *Bucket) complete(ctx context.Context, since *era, keys []string, a answer, atLeast uint64) ([]Message, uint64, error) {
 	if a.whole && a.own {
 		return a.found, a.upTo, nil
 	}
@@ -192,7 +192,7 @@ func (b *Bucket) complete(ctx context.Context, since era, keys []string, a answe
 	)
 	if a.whole {
 		var late answer
-		late, err = b.byReaderAtLeast(ctx, &since, rest, atLeast)
+		late, err = b.byReaderAtLeast(ctx, since, rest, atLeast)
 		more = late.found
 	} else {
 		more, _, err = b.viewIn(ctx, since, rest, a.upTo)
@@ -222,7 +222,7 @@ func (b *Bucket) byReaderAtLeast(ctx context.Context, since *era, keys []string,
 // does.
 func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 	none := answer{whole: true, own: true}
-	if b.facts.Load().mirror && b.high.Load() == 0 {
+	if b.facts.Load().mirror && b.high() == 0 {
 		// A mirror is read as it is, within or without reach of its origin.
 		info, err := b.Info(ctx)
 		if err == nil {

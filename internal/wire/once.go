@@ -17,19 +17,20 @@ type firstSent struct {
 	id     string
 	begun  time.Time
 	server string
-	born   int64  // creation time of the stream that known is of
+	in     *era   // which known is of
 	known  uint64 // whatever revision the write made is later
 }
 
 // firstSent is that of a write that is about to be sent.
 func (b *Bucket) firstSent() firstSent {
-	return firstSent{rand.Text(), time.Now(), b.nc.ConnectedServerId(), b.born.Load(), b.high.Load()}
+	in := b.era()
+	return firstSent{rand.Text(), time.Now(), b.nc.ConnectedServerId(), in, in.high.Load()}
 }
 
 // knownBefore is a revision that whatever a write made is later than: 0 in a stream that has replaced the
 // one of which more was known, whose revisions begin anew.
 func (b *Bucket) knownBefore(first firstSent) uint64 {
-	if b.born.Load() != first.born {
+	if b.era() != first.in {
 		return 0
 	}
 	return first.known
@@ -187,6 +188,7 @@ func (b *Bucket) purged(ctx context.Context, first firstSent) error {
 // been agreed on, and then give up the stream.)
 func (b *Bucket) knows(ctx context.Context, subject, id string) (revision uint64, known bool, err error) {
 	const noRollup = "none"
+	in := b.era()
 	revision, apiErr, err := b.publish(ctx, subject, nats.Header{
 		jetstream.MsgIDHeader: {id},
 		jetstream.MsgRollup:   {noRollup},
@@ -195,7 +197,7 @@ func (b *Bucket) knows(ctx context.Context, subject, id string) (revision uint64
 	case err != nil:
 		return 0, false, err
 	case apiErr == nil:
-		b.acknowledged(revision)
+		b.acknowledged(ctx, in, revision)
 		return revision, true, nil
 	case apiErr.ErrorCode != codeRollupFailed:
 		return 0, false, fromServer(apiErr)

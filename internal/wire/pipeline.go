@@ -23,6 +23,9 @@ const (
 	pendingBytes = 16 << 20
 )
 
+// againMark is what parts the number of a try from a write's id, in the subject of its answer.
+const againMark = "-"
+
 // Pipeline stores writes without waiting for the acknowledgement of one before the next. Writes
 // of one key are stored in the order in which they were put. It is used by one goroutine.
 type Pipeline struct {
@@ -59,11 +62,12 @@ type Pipeline struct {
 type sent struct {
 	id    int
 	epoch uint64 // of the connection when it was sent
-	since era    // in which it was sent
+	since *era   // in which it was sent
 	write Write
 	bytes int
 	first firstSent // with idempotent writes
 	lost  bool      // it may have been stored, although nothing was heard
+	tries int       // how often it was sent without an answer, which may still come
 }
 
 // NewPipeline starts a pipeline with at most `most` writes on their way, 0 for the default. report
@@ -202,6 +206,9 @@ func (p *Pipeline) send(s sent, batched bool) error {
 		err = p.add(msg, s.id)
 	} else {
 		msg.Reply = p.prefix + strconv.Itoa(s.id)
+		if s.tries > 0 {
+			msg.Reply += againMark + strconv.Itoa(s.tries)
+		}
 		err = p.b.post(msg)
 	}
 	switch {
@@ -305,6 +312,7 @@ func (p *Pipeline) unanswered() error {
 		s := p.pending[id]
 		p.settle(s)
 		s.lost = true
+		s.tries++
 		p.refused(s)
 	}
 	return nil
@@ -315,10 +323,15 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		p.answered(msg)
 		return
 	}
-	id, _ := strconv.Atoi(msg.Subject[len(p.prefix):]) // nobody else publishes there: 0 is no id
+	token, again, _ := strings.Cut(msg.Subject[len(p.prefix):], againMark)
+	id, _ := strconv.Atoi(token) // nobody else publishes there: 0 is no id
 	s, ok := p.pending[id]
 	if !ok {
 		return
+	}
+	ack, err := decodeAck(msg.Data, p.b.origin.stream)
+	if tries, _ := strconv.Atoi(again); tries != s.tries && (err != nil || ack.Error != nil) {
+		return // a late refusal says nothing of what was sent again since
 	}
 	p.settle(s)
 	p.trusted = false
@@ -326,7 +339,6 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		p.refused(s)
 		return
 	}
-	ack, err := decodeAck(msg.Data, p.b.origin.stream)
 	switch {
 	case err != nil:
 		p.report(s.write.Key, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
@@ -342,16 +354,8 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		p.report(s.write.Key, wrongStream(ack.Stream, p.b.origin.stream))
 	default:
 		p.trusted = true
-		p.acknowledged(s.since, ack.Sequence)
+		s.since.acknowledged(ack.Sequence)
 		p.confirmed(s)
-	}
-}
-
-// acknowledged notes a revision, unless it may be one of a stream that has been replaced since: an
-// acknowledgement waits here until the pipeline is used again.
-func (p *Pipeline) acknowledged(since era, revision uint64) {
-	if !since.over(p.b) {
-		p.b.acknowledged(revision)
 	}
 }
 

@@ -50,12 +50,13 @@ func (b *Bucket) store(ctx context.Context, w Write) (uint64, error) {
 func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w *Write) (uint64, error) {
 	var backoff Backoff
 	for {
+		in := b.era()
 		revision, apiErr, err := b.publish(ctx, subject, header, w.Data)
 		if err != nil {
 			return 0, err
 		}
 		if apiErr == nil {
-			b.acknowledged(revision)
+			b.acknowledged(ctx, in, revision)
 			return revision, nil
 		}
 		actual, known, refused := wrongLastSequence(apiErr)
@@ -73,7 +74,7 @@ func (b *Bucket) send(ctx context.Context, subject string, header nats.Header, w
 			}
 		}
 		if actual != w.Revision {
-			b.learned(actual)
+			b.learned(in, actual)
 			return 0, &Conflict{Expected: w.Revision, Actual: actual}
 		}
 		if backoff == (Backoff{}) {

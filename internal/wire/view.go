@@ -21,7 +21,7 @@ import (
 // found unchanged after it.
 type View struct {
 	b        *Bucket
-	since    era
+	since    *era
 	fixed    bool   // something was read
 	at       uint64 // a sequence that the bucket had come to at the view's moment
 	found    map[string]Message
@@ -111,7 +111,7 @@ func (v *View) along() []string {
 // different times, and only asking in the same request shows whether the one that answers has done
 // so.
 func (v *View) ask(ctx context.Context, keys []string, atLeast uint64, anchored bool) (answer, error) {
-	a, err := v.b.moment(ctx, &v.since, slices.Concat(keys, v.along()), atLeast, anchored)
+	a, err := v.b.moment(ctx, v.since, slices.Concat(keys, v.along()), atLeast, anchored)
 	if errors.Is(err, ErrKeyNotFound) {
 		return answer{upTo: atLeast, whole: true}, nil
 	}
@@ -164,7 +164,7 @@ func (v *View) lacks(ctx context.Context, gone []string, same bool) error {
 	}
 	present := slices.Collect(maps.Keys(v.found))
 	if len(present) <= mostMatches && v.b.asked(present...)+v.b.asked(v.absent...) <= v.b.requestRoom() {
-		a, err := v.b.moment(ctx, &v.since, slices.Concat(present, v.absent), v.at, true)
+		a, err := v.b.moment(ctx, v.since, slices.Concat(present, v.absent), v.at, true)
 		if err != nil {
 			return err
 		}
@@ -218,7 +218,7 @@ func (v *View) again(ctx context.Context, keys []string, atLeast uint64) error {
 func (v *View) away(ctx context.Context) (upTo uint64, err error) {
 	anchor := v.smallest()
 	if v.b.asked(v.absent...)+v.b.asked(anchor...) <= v.b.requestRoom() {
-		a, err := v.b.moment(ctx, &v.since, slices.Concat(v.absent, anchor), v.at, true)
+		a, err := v.b.moment(ctx, v.since, slices.Concat(v.absent, anchor), v.at, true)
 		if err != nil {
 			return 0, err
 		}
