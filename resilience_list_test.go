@@ -298,7 +298,7 @@ func TestAHistoryIsWholeThroughInterruptions(t *testing.T) {
 				s.store(value, "a")
 			}
 			want := uint64(0)
-			n, err := lastPair(t, do(1, func() { what.do(s) }, s.History(context.Background(), "a"), func(e jskv.Entry[string]) {
+			n, err := lastPair(t, do(1, func() { what.do(s) }, s.History(testContext(t), "a"), func(e jskv.Entry[string]) {
 				want++
 				require.Equal(t, want, e.Revision)
 				require.Len(t, e.Value, len(value))
