@@ -21,7 +21,7 @@ func TestTheFirstAllOfACacheIsOneMomentsViewWhileWritersGoOn(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{History: 64})
 	keys := r.fill(3000, "v")
-	defer r.inTurn(keys)()
+	defer r.inTurn(keys, func() {})()
 	var caches []*jskv.Cache[string]
 	for range 10 {
 		c := newCache(t, r.Bucket)

@@ -106,6 +106,9 @@ func (w *cacheWorld) round() {
 	w.idle(100)
 	cancel()
 	writing.Wait()
+	require.Eventually(w.t, func() bool { // a write that nobody waits for any more may be on its way, before this one
+		return w.put("z.0", fmt.Sprintf("w0 %d.end", round)) == nil
+	}, soon, tick)
 	if fault.quiet != nil {
 		fault.quiet()
 	}
@@ -156,11 +159,17 @@ func (w *cacheWorld) write(rng *rand.Rand, value string) {
 	case 2:
 		_, _ = w.beside.Purge(ctx, key)
 	default:
-		w.mu.Lock()
-		w.written[value] = key
-		w.mu.Unlock()
-		_, _ = w.beside.Put(ctx, key, value)
+		_ = w.put(key, value)
 	}
+}
+
+func (w *cacheWorld) put(key, value string) error {
+	w.mu.Lock()
+	w.written[value] = key
+	w.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	return second(w.beside.Put(ctx, key, value))
 }
 
 func (w *cacheWorld) purgeMarkers() {

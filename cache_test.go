@@ -208,19 +208,26 @@ func TestAllIsOneMomentsViewWhileWritersGoOn(t *testing.T) {
 	r := newReading(t, jetstream.KeyValueConfig{History: 64})
 	keys := r.fill(300, "v")
 	c := newCache(t, r.Bucket)
-	defer r.inTurn(keys)()
+	turns := 0
+	defer r.inTurn(keys, func() {
+		for turns++; c.Revision()+50*uint64(len(keys)) < uint64(turns*len(keys)); {
+			wait(context.Background(), tick)
+		}
+	})()
 	moments := map[uint64]bool{}
 	for len(moments) < 50 {
 		moments[requireConsecutive(t, len(keys), copied(c))] = true
 	}
 }
 
-// inTurn stores the keys one after the other, again and again until it is stopped.
-func (r *reading) inTurn(keys []string) (stop func()) {
+// inTurn stores the keys one after the other, again and again until it is stopped. Before each turn it does what
+// it is given.
+func (r *reading) inTurn(keys []string, before func()) (stop func()) {
 	stopped := make(chan struct{})
 	var writing sync.WaitGroup
 	writing.Go(func() {
 		for !isClosed(stopped) {
+			before()
 			r.again(keys...)
 		}
 	})

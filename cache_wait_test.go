@@ -130,7 +130,7 @@ func outrun(t *testing.T, away time.Duration) (*scene, *jskv.Cache[string]) {
 	for i := range keys {
 		keys[i] = fmt.Sprint("k", i%30)
 	}
-	t.Cleanup(s.inTurn(keys))
+	t.Cleanup(s.inTurn(keys, func() {}))
 	return s, c
 }
 

@@ -2,7 +2,6 @@ package jskv_test
 
 import (
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -16,7 +15,7 @@ import (
 func TestAnIdempotentWriteThatItsServerHasForgottenIsUnknown(t *testing.T) {
 	t.Parallel()
 	near, server := newBucket(t, jetstream.KeyValueConfig{})
-	all := loseAll(t, near, time.Minute, []string{server.URL()}, jskv.WithIdempotentWrites())
+	all := loseAll(t, near, []string{server.URL()}, jskv.WithIdempotentWrites())
 	for _, l := range all {
 		mustPut(t, near, l.key, "later")
 	}
@@ -38,7 +37,7 @@ func TestAnIdempotentWriteThatItsServerHasForgottenIsUnknown(t *testing.T) {
 func TestAnIdempotentWriteThatItsReplicasHaveForgottenIsUnknown(t *testing.T) {
 	t.Parallel()
 	cluster, near := newReplicatedBucket(t, jetstream.KeyValueConfig{})
-	all := loseAll(t, near, time.Minute, []string{cluster.Server(0).URL()}, jskv.WithIdempotentWrites())
+	all := loseAll(t, near, []string{cluster.Server(0).URL()}, jskv.WithIdempotentWrites())
 	for i, l := range all {
 		mustPut(t, near, l.key, "later")
 		if i%2 == 0 {
@@ -63,7 +62,7 @@ func TestAnIdempotentWriteThatItsReplicasHaveForgottenIsUnknown(t *testing.T) {
 func TestAnIdempotentWriteIsFoundByAServerThatRestarted(t *testing.T) {
 	t.Parallel()
 	near, server := newBucket(t, jetstream.KeyValueConfig{})
-	all := loseAll(t, near, time.Minute, []string{server.URL()}, jskv.WithIdempotentWrites())
+	all := loseAll(t, near, []string{server.URL()}, jskv.WithIdempotentWrites())
 	stored := lastRevision(t, near)
 	server.Restart()
 	for _, l := range all {
@@ -79,7 +78,7 @@ func TestAnIdempotentWriteIsFoundByAServerThatRestarted(t *testing.T) {
 func TestAnIdempotentWriteThatWasPurgedAndForgottenIsUnknown(t *testing.T) {
 	t.Parallel()
 	near, server := newBucket(t, jetstream.KeyValueConfig{})
-	all := loseAll(t, near, time.Minute, []string{server.URL()}, jskv.WithIdempotentWrites())
+	all := loseAll(t, near, []string{server.URL()}, jskv.WithIdempotentWrites())
 	for _, l := range all {
 		_, err := near.Delete(testContext(t), l.key)
 		require.NoError(t, err)
@@ -101,7 +100,7 @@ func TestAnIdempotentWriteThatWasPurgedAndForgottenIsUnknown(t *testing.T) {
 func TestAnIdempotentWriteThatARestartedServerCannotHaveStoredIsSentAgain(t *testing.T) {
 	t.Parallel()
 	near, server := newBucket(t, jetstream.KeyValueConfig{History: 10})
-	l := lose(t, 0, near, jskvtest.ToServer, time.Minute, []string{server.URL()}, jskv.WithIdempotentWrites())
+	l := lose(t, 0, near, jskvtest.ToServer, []string{server.URL()}, jskv.WithIdempotentWrites())
 	mustPut(t, near, "other", "v")
 	server.Restart()
 	l.proxy.Accept()

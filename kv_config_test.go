@@ -85,10 +85,9 @@ func TestABucketIsTheStreamThatTheStockClientWouldMake(t *testing.T) {
 		t.Run(test.because, func(t *testing.T) {
 			ctx := testContext(t)
 			test.cfg.Bucket = "b"
-			_, err := js.CreateKeyValue(ctx, test.cfg)
-			require.NoError(t, err)
+			require.NoError(t, untilRemoved(ctx, func() error { return second(js.CreateKeyValue(ctx, test.cfg)) }))
 			stock := rawConfig(t, js, "KV_b")
-			_, err = jskv.CreateBucket(ctx, js, test.cfg, jskv.String())
+			_, err := jskv.CreateBucket(ctx, js, test.cfg, jskv.String())
 			require.NoError(t, err, "ours takes the stock client's for its own")
 			_, err = jskv.CreateOrUpdateBucket(ctx, js, test.cfg, jskv.String())
 			require.NoError(t, err)
@@ -105,7 +104,7 @@ func TestABucketIsTheStreamThatTheStockClientWouldMake(t *testing.T) {
 				},
 			} {
 				require.NoError(t, jskv.DeleteBucket(ctx, js, "b"))
-				require.NoError(t, make(), name)
+				require.NoError(t, untilRemoved(ctx, make), name)
 				require.Equal(t, stock, rawConfig(t, js, "KV_b"), name)
 			}
 			_, err = js.CreateKeyValue(ctx, test.cfg)

@@ -67,8 +67,11 @@ func createBucket(t testing.TB, js jetstream.JetStream, cfg jetstream.KeyValueCo
 	if cfg.Bucket == "" {
 		cfg.Bucket = "b"
 	}
-	b, err := jskv.CreateBucket(testContext(t), js, cfg, jskv.String(), opts...)
-	require.NoError(t, err)
+	var b *jskv.Bucket[string]
+	require.NoError(t, untilRemoved(testContext(t), func() (err error) {
+		b, err = jskv.CreateBucket(testContext(t), js, cfg, jskv.String(), opts...)
+		return err
+	}))
 	return b
 }
 

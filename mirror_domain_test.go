@@ -95,7 +95,7 @@ func TestEveryVerbWorksOnAMirrorOfAnotherDomain(t *testing.T) {
 func TestADeletedBucketOfAnotherDomainIsNotFound(t *testing.T) {
 	t.Parallel()
 	hub, leaf := hubAndLeaf(t)
-	js, err := jetstream.NewWithDomain(leaf.Conn(), "hub", jetstream.WithDefaultTimeout(2*time.Second))
+	js, err := jetstream.NewWithDomain(leaf.Conn(), "hub", jetstream.WithDefaultTimeout(5*time.Second))
 	require.NoError(t, err)
 	b := createBucket(t, js, jetstream.KeyValueConfig{})
 	mustPut(t, b, "k", "v")

@@ -187,13 +187,14 @@ func TestModifyEndsWithItsContext(t *testing.T) {
 // The default timeout is for requests: without a deadline Modify has none.
 func TestModifyWithoutADeadlineTriesAsLongAsItTakes(t *testing.T) {
 	t.Parallel()
-	const timeout = 200 * time.Millisecond
+	const timeout = 2 * time.Second
 	b, server := newBucket(t, jetstream.KeyValueConfig{})
 	hurried := openBucket(t, hasty(t, server.Conn(), timeout))
 	start := time.Now()
 	_, err := hurried.Modify(context.Background(), "k", func(jskv.Entry[string], bool) (string, error) {
-		if time.Since(start) < 3*timeout {
+		if time.Since(start) < timeout*5/4 {
 			mustPut(t, b, "k", "rival")
+			wait(context.Background(), 20*time.Millisecond)
 		}
 		return "mine", nil
 	})

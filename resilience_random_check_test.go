@@ -36,7 +36,10 @@ func (w *world) finish() {
 // end writes one more revision of every key, so that each reader has something to come to.
 func (w *world) end() uint64 {
 	w.t.Helper()
-	w.lastRevision() // the server may just have been restarted
+	w.lastRevision()             // the server may just have been restarted
+	for _, nc := range w.conns { // a write that nobody waits for any more may be on its way
+		require.Eventually(w.t, func() bool { return nc.IsConnected() && nc.Flush() == nil }, soon, tick)
+	}
 	b := w.handle("end")
 	for i := range aliveKeys + otherKeys {
 		e := event{key: fmt.Sprint("x.", i)}

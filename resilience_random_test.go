@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -52,6 +53,7 @@ type world struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 	readers []*reader
+	conns   []*nats.Conn // the writers'
 
 	mu       sync.Mutex
 	intents  map[string]event  // by value, of the puts that were tried
@@ -120,7 +122,9 @@ func (w *world) start() {
 // handle is the bucket on a connection of its own, that no fault but the server's own disturbs.
 func (w *world) handle(name string) *jskv.Bucket[string] {
 	w.t.Helper()
-	js, err := jetstream.New(w.server.Conn(), jetstream.WithDefaultTimeout(500*time.Millisecond))
+	nc := w.server.Conn()
+	w.conns = append(w.conns, nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(500*time.Millisecond))
 	require.NoError(w.t, err, name)
 	b, err := jskv.OpenBucket(testContext(w.t), js, "b", jskv.String())
 	require.NoError(w.t, err, name)

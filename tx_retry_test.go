@@ -206,7 +206,7 @@ func TestTransactIsNotRepeatedWhenItMayHaveHappened(t *testing.T) {
 	server := jskvtest.NewServer(t)
 	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
 	proxy := jskvtest.NewProxy(t, server.URL())
-	b := openBucket(t, hasty(t, proxy.Conn(), 300*time.Millisecond))
+	b := openBucket(t, hasty(t, proxy.Conn(), 2*time.Second))
 	lost := proxy.CutOn(jskvtest.ToClient, `"seq":2`)
 	runs := 0
 	_, err := b.Transact(context.Background(), func(tx *jskv.Tx[string]) error {
@@ -215,7 +215,7 @@ func TestTransactIsNotRepeatedWhenItMayHaveHappened(t *testing.T) {
 		tx.Put("b", "1")
 		return nil
 	})
-	<-lost
+	receive(t, lost)
 	requireIs(t, err, jskv.ErrOutcomeUnknown)
 	requireNames(t, err, " b: ")
 	require.Equal(t, 1, runs)

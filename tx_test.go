@@ -128,10 +128,12 @@ func TestTransactThatOnlyReadsWritesNothing(t *testing.T) {
 		require.Equal(t, "v of "+keys[7], value)
 		return errors.Join(err, err2)
 	}
-	require.Equal(t, 1, count(func() {
-		revision, _ := transact(t, b, read)
-		require.Zero(t, revision)
-	}), "one request")
+	onceInThree(t, 1, func() int {
+		return count(func() {
+			revision, _ := transact(t, b, read)
+			require.Zero(t, revision)
+		})
+	}, "one request")
 	require.Zero(t, count(func() {
 		revision, _ := transact(t, b, func(*jskv.Tx[string]) error { return nil })
 		require.Zero(t, revision)

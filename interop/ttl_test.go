@@ -11,7 +11,7 @@ import (
 )
 
 // ttl is long enough for a watcher to see what expires while it is there.
-const ttl = 2 * time.Second
+const ttl = 5 * time.Second
 
 // ttlOf is the TTL that the message of an entry carries on the wire. Clients write it in their own
 // ways.

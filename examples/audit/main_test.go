@@ -65,19 +65,23 @@ func TestTheTimesArePrintedOnDemand(t *testing.T) {
 	require.Equal(t, 16, strings.Count(got.Stdout, "Z "), "every message and entry has its time")
 }
 
-// Somebody deletes the bucket's stream in the middle: there is nothing to remove, and it says so.
+// Somebody deletes the bucket's stream in the middle: there is nothing to remove, and it says so. Answers are slow until
+// he has: so he is in time.
 func TestABucketThatIsDeletedMeanwhileIsAnError(t *testing.T) {
 	t.Parallel()
 	srv := jskvtest.NewServer(t)
 	js := srv.JetStream()
+	proxy := jskvtest.NewProxy(t, srv.URL())
+	proxy.Delay(jskvtest.ToClient, 500*time.Millisecond)
 	sub, err := js.Conn().Subscribe("$KV.documents.notes", func(msg *nats.Msg) {
 		_ = js.DeleteStream(t.Context(), "KV_documents") // the program's end tells whether it did
+		proxy.Delay(jskvtest.ToClient, 0)
 	})
 	require.NoError(t, err)
 	require.NoError(t, sub.AutoUnsubscribe(1)) // or the next write waits for this subscriber's answer
 	require.NoError(t, js.Conn().Flush())
 
-	got := exampletest.Run(t, srv.URL())
+	got := exampletest.Run(t, proxy.URL())
 	require.NotZero(t, got.Exit)
 	require.Contains(t, got.Stderr, "jskv: delete bucket documents: bucket not found")
 	require.Empty(t, exampletest.Streams(t, js))
