@@ -138,7 +138,13 @@ func takeTurns(b *testing.B, ours, theirs func(i int) error) {
 func replicated(b *testing.B, n int, run func(b *testing.B, js jetstream.JetStream)) {
 	b.Helper()
 	urls := startBenchCluster(b)
-	bucket := createBucket(b, firstOf(b, urls...), jetstream.KeyValueConfig{Replicas: 3, Storage: jetstream.MemoryStorage})
+	js := firstOf(b, urls...)
+	var bucket *jskv.Bucket[string]
+	eventually(b, func() (ok bool) {
+		var err error
+		bucket, err = jskv.CreateBucket(testContext(b), js, jetstream.KeyValueConfig{Bucket: "b", Replicas: 3, Storage: jetstream.MemoryStorage}, jskv.String())
+		return err == nil
+	}, "all three servers are there")
 	eventually(b, func() bool { return second(bucket.Put(testContext(b), "first", "v")) == nil }, "the bucket has a leader")
 	_, err := bucket.Purge(testContext(b), "first")
 	require.NoError(b, err)

@@ -152,7 +152,7 @@ func (c *Conn) bind(ctx context.Context, stream jetstream.Stream, opts Options) 
 	}
 	b.facts.Store(factsOf(info))
 	if info.Config.Mirror == nil {
-		b.sawOrigin(time.Now(), info)
+		b.sawOrigin(time.Time{}, info) // asked for some time ago
 	}
 	if b.shared() {
 		// Its reads of single keys need it, but over a connection that is drained, which has none.

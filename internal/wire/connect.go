@@ -256,7 +256,7 @@ func (r *Reader) goOn(ctx context.Context) (*jetstream.StreamInfo, *consumer, er
 func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
 	var backoff Backoff
 	for confirmed := false; ; {
-		// What is acknowledged meanwhile the answer need not have; one of another stream takes all of it back.
+		// What is acknowledged meanwhile the answer need not have; one of another stream takes back what that cannot have acknowledged.
 		asked, acknowledged := time.Now(), r.b.high()
 		info, err := r.b.Info(ctx)
 		least := max(r.reached, min(acknowledged, r.b.high()))

@@ -152,7 +152,9 @@ func (b *Bucket) lead(ctx context.Context, f *flight) {
 func (b *Bucket) fly(ctx context.Context, f *flight) error {
 	parts := b.requests(slices.Collect(maps.Keys(f.calls)), 0)
 	keys, all := parts[0], len(parts) == 1 // keys so long that there are several ask for themselves
-	if b.shared() {
+	seen, shared := b.high(), b.shared()
+	a, err := b.lastOf(ctx, keys, flightBytes)
+	if shared && (err != nil || !a.own || a.upTo < seen) {
 		found, _, err := b.view(ctx, keys, 0)
 		if err == nil {
 			b.gathering.land(f, found)
@@ -160,7 +162,6 @@ func (b *Bucket) fly(ctx context.Context, f *flight) error {
 		}
 		return err
 	}
-	a, err := b.lastOf(ctx, keys, flightBytes)
 	switch {
 	case errors.Is(err, ErrKeyNotFound):
 		f.whole = all

@@ -76,7 +76,7 @@ func (b *Bucket) newestFrom(ctx context.Context, key string, atLeast uint64) (Me
 	m, stream, err := b.direct(ctx, b.directGet+"."+b.readPrefix+key, nil)
 	switch {
 	case errors.Is(err, errNoDirect):
-		return b.fromLeader(ctx, key)
+		return b.confirm(ctx, key, atLeast)
 	case errors.Is(err, ErrKeyNotFound) && seen == 0 && b.facts.Load().mirror:
 		return m, err // a mirror is read as it is, within or without reach of its origin
 	case errors.Is(err, ErrKeyNotFound):

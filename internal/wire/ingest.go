@@ -240,7 +240,7 @@ func (p *Pipeline) answered(msg *nats.Msg) {
 	case a.Stream != p.b.origin.stream:
 		p.abandon(g.sent, wrongStream(a.Stream, p.b.origin.stream))
 	default:
-		g.in.acknowledged(a.Sequence)
+		p.acknowledged(g.in, a.Sequence)
 		p.resolve(a.Count)
 	}
 }

@@ -148,8 +148,8 @@ func (b *Bucket) moment(ctx context.Context, since *era, keys []string, atLeast 
 		if atLeast > 0 && since.over(b) {
 			return answer{}, errBucketMoved
 		}
-		if here.over(b) {
-			end = 0
+		if now := b.era(); now != here {
+			here, end = now, 0
 		}
 		if err := backoff.Wait(ctx); err != nil {
 			return answer{}, notSeen(max(seen, end), err)
@@ -160,7 +160,8 @@ func (b *Bucket) moment(ctx context.Context, since *era, keys []string, atLeast 
 // lacksForSure reports whether what an answer lacks is not there. A replica that was out of touch for so long
 // that its leader sends it a snapshot first drops all that was replaced up to there, and then gets what
 // took its place. Meanwhile it lacks keys that were there all the time; it has them again when it
-// has come to where the leader was, which is noted in end.
+// has come to where the leader was, which is noted in end. (Not so one to whom all of that happens
+// between two rounds of one reading.)
 func (b *Bucket) lacksForSure(ctx context.Context, keys []string, a *answer, end *uint64) (bool, error) {
 	if !a.whole || !a.own || b.facts.Load().mirror || !b.shared() || len(a.missing(keys)) == 0 {
 		return true, nil // what a mirror, or a part of an answer, does not have is asked for by complete
@@ -168,6 +169,9 @@ func (b *Bucket) lacksForSure(ctx context.Context, keys []string, a *answer, end
 	*end = max(*end, a.end)
 	if *end == 0 {
 		info, err := b.originInfo(ctx)
+		if transient(err) {
+			return false, nil // nobody leads for a moment
+		}
 		if err != nil {
 			return false, err
 		}

@@ -48,6 +48,10 @@ type Pipeline struct {
 	acked map[string]int
 	tried bool // what was unanswered for the whole timeout has been sent again
 
+	// The highest revision that was acknowledged in an era when that was over; nil when there is none.
+	over     *era
+	outdated uint64
+
 	explaining time.Time // since when it has been asked, for each write, whether that was permitted
 
 	// What writes are sent in where the bucket takes batches, and its timer: mu is held by whoever
@@ -186,6 +190,10 @@ func (p *Pipeline) Flush() error {
 		if err := p.step(); err != nil {
 			return err
 		}
+	}
+	if p.over != nil {
+		p.b.acknowledged(p.ctx, p.over, p.outdated)
+		p.outdated, p.over = 0, nil
 	}
 	return nil
 }
@@ -354,8 +362,17 @@ func (p *Pipeline) take(msg *nats.Msg) {
 		p.report(s.write.Key, wrongStream(ack.Stream, p.b.origin.stream))
 	default:
 		p.trusted = true
-		s.since.acknowledged(ack.Sequence)
+		p.acknowledged(s.since, ack.Sequence)
 		p.confirmed(s)
+	}
+}
+
+// acknowledged notes the revision of a write that was sent in an era; of one that is over until the pipeline is
+// flushed, see Bucket.acknowledged.
+func (p *Pipeline) acknowledged(in *era, revision uint64) {
+	in.acknowledged(revision)
+	if in.over(p.b) && revision > p.outdated {
+		p.outdated, p.over = revision, in
 	}
 }
 
