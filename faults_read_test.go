@@ -56,7 +56,7 @@ func TestFault1KeysWhoseDeadlineFiresMidwayIsNeverShort(t *testing.T) {
 			return func(yield func(string, error) bool) {
 				for key, err := range r.Keys(ctx) {
 					if n++; n%500 == 0 {
-						time.Sleep(time.Millisecond)
+						wait(ctx, time.Millisecond)
 					}
 					if !yield(key, err) {
 						return
