@@ -35,28 +35,27 @@ func TestAPatientContextThatIsUsedAgainEndsForReasonsOfItsOwn(t *testing.T) {
 	t.Parallel()
 	const workers, rounds = 8, 2000
 	var group sync.WaitGroup
-	ends := make([][2]int, workers)
+	surprises := make([]int, workers) // ended without a reason
 	for i := range workers {
 		group.Go(func() {
 			for round := range rounds {
 				ctx, cancel := context.WithCancel(context.Background())
 				d := time.Hour
-				switch round % 4 {
-				case 0:
+				switch round % 8 {
+				case 0, 2:
 					d = time.Duration(round) // ends about when it is released
-				case 1:
+				case 1, 3:
 					go cancel() // likewise
 				}
 				p := withPatience(ctx, d)
-				err := p.Err()
-				select {
-				case <-p.Done():
-					err = p.Err()
-					ends[i][0]++
+				switch round % 8 {
+				case 0, 1:
+					<-p.Done() // certain: what has ended must not be used again
+				case 2, 3:
 				default:
-				}
-				if err != nil && round%4 > 1 {
-					ends[i][1]++
+					if p.Err() != nil || isOver(p) {
+						surprises[i]++
+					}
 				}
 				p.release()
 				cancel()
@@ -64,10 +63,14 @@ func TestAPatientContextThatIsUsedAgainEndsForReasonsOfItsOwn(t *testing.T) {
 		})
 	}
 	group.Wait()
-	ended := 0
-	for _, n := range ends {
-		ended += n[0]
-		require.Zero(t, n[1], "ended without a reason")
+	require.Equal(t, make([]int, workers), surprises)
+}
+
+func isOver(p *patient) bool {
+	select {
+	case <-p.Done():
+		return true
+	default:
+		return false
 	}
-	require.NotZero(t, ended)
 }
