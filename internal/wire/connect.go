@@ -54,11 +54,11 @@ func (c *Conn) uncut(ctx context.Context, cut int) (context.Context, context.Can
 	if cut >= mostCut && c.nc.IsConnected() {
 		end = end.Add(firstPatience << min(cut-mostCut, doublings))
 	}
-	stop := context.AfterFunc(ctx, func() {
+	stop := whenOver(ctx, func() {
 		_ = pause(longer, time.Until(end)) // ends early when that has not been needed
 		cancel(errCut)
 	})
-	return longer, func() { stop(); cancel(nil) }
+	return longer, func() { cancel(nil); stop() }
 }
 
 // final reports whether err of a reader is one that waiting does not mend.

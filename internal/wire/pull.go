@@ -137,15 +137,15 @@ func (c *consumer) prepare(ctx context.Context, info *jetstream.StreamInfo) (err
 // answer: what the server is still making cannot be deleted.
 func (c *consumer) create(ctx context.Context, cfg jetstream.ConsumerConfig, abandon func(name string)) error {
 	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
 	subject := consumerCreateSubject(c.b, cfg)
-	defer context.AfterFunc(ctx, func() {
+	stop := whenOver(ctx, func() {
 		defer cancel()
 		expected := c.b.nc.IsConnected() && c.b.epoch() == c.epoch && c.b.violation(subject) == nil
 		if why := context.Cause(ctx); expected && why != errAttemptOver && why != errCut {
 			_ = pause(patient, grace) // ends early with the answer
 		}
-	})()
+	})
+	defer func() { cancel(); stop() }()
 	made, err := c.b.js.CreateConsumer(patient, c.b.stream, cfg)
 	given := ctx.Err()
 	switch {
