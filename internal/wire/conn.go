@@ -371,14 +371,15 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// whenOver calls f in a goroutine of its own when ctx is over. What it returns, to be called once, keeps f
-// from being called or waits for its end.
+// whenOver calls f in a goroutine of its own when ctx is over. What it returns keeps f from being called or
+// waits for its end.
 func whenOver(ctx context.Context, f func()) (stop func()) {
 	ended := make(chan struct{})
 	prevent := context.AfterFunc(ctx, func() { defer close(ended); f() })
 	return func() {
-		if !prevent() {
-			<-ended
+		if prevent() {
+			close(ended)
 		}
+		<-ended
 	}
 }
