@@ -259,7 +259,12 @@ func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 		return none, errAnchorGone
 	}
 	if err == nil && !slices.Contains(keys, anchor.Key) {
-		a.found = slices.DeleteFunc(a.found, func(m Message) bool { return m.Key == anchor.Key })
+		if at := slices.IndexFunc(a.found, func(m Message) bool { return m.Key == anchor.Key }); at >= 0 {
+			a.found = slices.Delete(a.found, at, at+1)
+			for i := range a.found[:at] {
+				a.found[i].Pending-- // which counted it
+			}
+		}
 	}
 	return a, err
 }

@@ -60,3 +60,25 @@ func TestWhatAMirrorLacksIsReadFromAStreamThatHasComeAsFar(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, found, 2)
 }
+
+// Keys that come between two questions are found beside the key that was written last, which is none of
+// what was to come of them.
+func TestTheKeyThatIsAskedForBesideOthersIsNotCounted(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	js := jskvtest.NewServer(t).JetStream()
+	b, err := Create(ctx, js, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage}, Options{})
+	require.NoError(t, err)
+	for _, key := range []string{"one", "two", "last"} {
+		_, err := js.Publish(ctx, "$KV.b."+key, nil)
+		require.NoError(t, err)
+	}
+	for _, keys := range [][]string{{"two"}, {"one", "two"}, {"one", "two", "last"}, {"none"}} {
+		a, err := b.anchored(ctx, keys)
+		require.NoError(t, err)
+		for i, m := range a.found {
+			require.Contains(t, keys, m.Key)
+			require.EqualValues(t, len(a.found)-1-i, m.Pending, "%s of %v", m.Key, keys)
+		}
+	}
+}
