@@ -12,11 +12,16 @@ import (
 // has no jitter worth mentioning, so that how long it waits does not vary.
 const reconnectWait = 50 * time.Millisecond
 
+// connectTimeout bounds the making of a connection: the default of 2 s is not enough for a machine that stands
+// still for a moment.
+const connectTimeout = readyTimeout
+
 // connect returns a connection with options that suit tests, and opts on top.
 func connect(tb testing.TB, urls string, opts []nats.Option) *nats.Conn {
 	tb.Helper()
 	all := append([]nats.Option{
 		nats.Name(tb.Name()),
+		nats.Timeout(connectTimeout),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
 		nats.ReconnectJitter(time.Millisecond, time.Millisecond),

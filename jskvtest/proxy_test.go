@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -153,7 +154,7 @@ func TestDelayIsLatencyAndNotBandwidth(t *testing.T) {
 	srv, p := newProxied(t)
 	serveEcho(t, srv)
 	nc := p.Conn()
-	const d = 50 * time.Millisecond
+	const d = 100 * time.Millisecond
 	p.Delay(jskvtest.ToServer, d)
 	p.Delay(jskvtest.ToClient, d)
 
@@ -257,7 +258,9 @@ func TestBlackholeLosesAndHealResets(t *testing.T) {
 }
 
 func TestBlackholeSparesSilentConnections(t *testing.T) {
-	srv, p := newProxied(t)
+	// A server pings a new client after two seconds, which may be just now.
+	srv := jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) { o.DisableShortFirstPing = true }))
+	p := jskvtest.NewProxy(t, srv.URL())
 	serveEcho(t, srv)
 	nc, cuts := counted(p)
 	require.NoError(t, request(nc, soon))
