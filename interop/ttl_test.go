@@ -109,7 +109,7 @@ func TestTheAgeOfABucketIsTheSameToBoth(t *testing.T) {
 func TestATTLOverAMarkerInAHistoryEndsWithoutAWord(t *testing.T) {
 	eachClient(t, func(t *testing.T, b *bench) {
 		ctx, c := testContext(t), b.client
-		bucket := ours(t, b.js, jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Second})
+		bucket := ours(t, b.js, jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Minute})
 		must := written(t)
 		must(bucket.Delete(ctx, "theirs"))
 		must(bucket.Delete(ctx, "ours"))
