@@ -204,6 +204,28 @@ func TestStallLosesNothing(t *testing.T) {
 	}
 }
 
+// healer ends a proxy's faults when it is dialled for the second time.
+type healer struct {
+	proxy *jskvtest.Proxy
+	dials int
+}
+
+func (h *healer) Dial(network, address string) (net.Conn, error) {
+	if h.dials++; h.dials == 2 {
+		h.proxy.Heal()
+	}
+	return net.Dial(network, address)
+}
+
+func TestConnIsMadeAlthoughNobodyAnswersForAMoment(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	_, p := newProxied(t)
+	p.Stall(jskvtest.ToClient)
+	h := &healer{proxy: p}
+	requireConnected(t, p.Conn(nats.Timeout(time.Second), nats.SetCustomDialer(h)))
+	require.GreaterOrEqual(t, h.dials, 2)
+}
+
 func TestStallHidesTheServersEnd(t *testing.T) {
 	srv, p := newProxied(t)
 	nc, cuts := counted(p)
