@@ -118,7 +118,8 @@ func (s *Server) Conn(opts ...nats.Option) (*nats.Conn, error) {
 
 // connect needs no lock: the server refuses by itself when it is shutting down.
 func (s *Server) connect(opts []nats.Option) (*nats.Conn, error) {
-	all := append([]nats.Option{nats.InProcessServer(s.ns)}, opts...)
+	// The default of 2 s is not enough on a machine that stands still for a moment.
+	all := append([]nats.Option{nats.InProcessServer(s.ns), nats.Timeout(readyTimeout)}, opts...)
 	nc, err := nats.Connect("", all...)
 	if err != nil {
 		return nil, fmt.Errorf("embedded: connect: %w", err)

@@ -188,7 +188,7 @@ func TestShutdownEndsItOnceForAll(t *testing.T) {
 	srv := start(t, t.TempDir(), embedded.Listen("127.0.0.1:0"))
 	url := srv.URL()
 	js := jetStream(t, srv)
-	ours, err := srv.Conn(nats.ReconnectWait(time.Millisecond))
+	ours, err := srv.Conn(nats.ReconnectWait(time.Millisecond), nats.MaxReconnects(-1)) // or it gives up before it is looked at
 	require.NoError(t, err)
 	defer ours.Close()
 

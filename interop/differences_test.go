@@ -262,7 +262,7 @@ func TestOnlyJskvRefusesATTLThatTheServerChanges(t *testing.T) {
 	t.Parallel()
 	js, tool, node := trio(t)
 	bucket := ours(t, js, jetstream.KeyValueConfig{LimitMarkerTTL: time.Minute})
-	short, between := 500*time.Millisecond, 2500*time.Millisecond
+	short, between := 500*time.Millisecond, 20500*time.Millisecond
 	w := watch(t, bucket)
 	for _, ttl := range []time.Duration{short, between} {
 		_, err := bucket.Create(testContext(t), "jskv", "v", jskv.TTL(ttl))

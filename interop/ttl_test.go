@@ -109,12 +109,12 @@ func TestTheAgeOfABucketIsTheSameToBoth(t *testing.T) {
 func TestATTLOverAMarkerInAHistoryEndsWithoutAWord(t *testing.T) {
 	eachClient(t, func(t *testing.T, b *bench) {
 		ctx, c := testContext(t), b.client
-		bucket := ours(t, b.js, jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Second})
+		bucket := ours(t, b.js, jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: ttl}) // or the marker may be gone before it is looked at
 		must := written(t)
 		must(bucket.Delete(ctx, "theirs"))
 		must(bucket.Delete(ctx, "ours"))
-		require.NoError(t, c.create("b", "theirs", "v", time.Second))
-		must(bucket.Create(ctx, "ours", "v", jskv.TTL(time.Second)))
+		require.NoError(t, c.create("b", "theirs", "v", ttl))
+		must(bucket.Create(ctx, "ours", "v", jskv.TTL(ttl)))
 
 		marker := expired(t, bucket, "theirs")
 		require.Equal(t, revision{"theirs", "", 1, jskv.OpDelete}, revisionOf(marker), "the marker from before")

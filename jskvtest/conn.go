@@ -1,6 +1,8 @@
 package jskvtest
 
 import (
+	"errors"
+	"net"
 	"testing"
 	"time"
 
@@ -12,6 +14,11 @@ import (
 // has no jitter worth mentioning, so that how long it waits does not vary.
 const reconnectWait = 50 * time.Millisecond
 
+// connectAttempts is how often a connection is tried that does not come about in the client's 2 s, in which a
+// machine may stand still. A longer time would hold for reconnecting too, where the client does nothing else
+// meanwhile.
+const connectAttempts = 5
+
 // connect returns a connection with options that suit tests, and opts on top.
 func connect(tb testing.TB, urls string, opts []nats.Option) *nats.Conn {
 	tb.Helper()
@@ -22,6 +29,12 @@ func connect(tb testing.TB, urls string, opts []nats.Option) *nats.Conn {
 		nats.ReconnectJitter(time.Millisecond, time.Millisecond),
 	}, opts...)
 	nc, err := nats.Connect(urls, all...)
+	for range connectAttempts - 1 {
+		if late, ok := errors.AsType[net.Error](err); !ok || !late.Timeout() {
+			break
+		}
+		nc, err = nats.Connect(urls, all...)
+	}
 	if err != nil {
 		tb.Fatalf("jskvtest: connect to %s: %v", urls, err)
 	}

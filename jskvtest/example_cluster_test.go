@@ -42,6 +42,7 @@ func ExampleCluster_Leader() {
 
 	c := jskvtest.NewCluster(t, 3)
 	bucket(c.JetStream(), 3)
+	c.WaitCurrent("profiles")
 	leader, follower := c.Leader("profiles"), c.Follower("profiles")
 	nc := c.ConnTo(follower)
 	fmt.Println(leader != follower, nc.ConnectedServerName() == c.Server(follower).Name())
@@ -55,6 +56,7 @@ func ExampleCluster_StepDown() {
 
 	c := jskvtest.NewCluster(t, 3)
 	bucket(c.JetStream(), 3)
+	c.WaitCurrent("profiles")
 	old := c.Leader("profiles")
 	leader := c.StepDown("profiles")
 	fmt.Println(leader != old, leader == c.Leader("profiles"))

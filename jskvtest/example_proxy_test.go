@@ -126,12 +126,12 @@ func ExampleProxy_Refuse() {
 
 	proxy := jskvtest.NewProxy(t, jskvtest.NewServer(t).URL())
 	nc := proxy.Conn()
-	changed := nc.StatusChanged(nats.RECONNECTING, nats.CONNECTED)
+	lost, back := nc.StatusChanged(nats.RECONNECTING), nc.StatusChanged(nats.CONNECTED)
 	proxy.Refuse()
 	proxy.Reset()
-	fmt.Println(<-changed)
+	fmt.Println(<-lost)
 	proxy.Accept()
-	fmt.Println(<-changed)
+	fmt.Println(<-back)
 	// Output:
 	// RECONNECTING
 	// CONNECTED

@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -119,6 +120,21 @@ func TestCutOnHappensOnce(t *testing.T) {
 	require.NoError(t, nc.Publish("news.second", nil))
 	require.NoError(t, nc.Flush())
 	requireCuts(t, cuts, 2)
+}
+
+// What a connection had left to forward when it was cut sprang the next trap, which then waited for no other.
+func TestCutOnIsNotSprungByWhatAConnectionThatWasCutHadLeft(t *testing.T) {
+	for range 20 { // every second one failed
+		near, _, p := newPipe(t)
+		p.Delay(jskvtest.ToServer, time.Hour)
+		first, second := p.CutOn(jskvtest.ToServer, "FIRST"), p.CutOn(jskvtest.ToServer, "SECOND")
+		_, err := io.WriteString(near, "FIRST"+strings.Repeat(".", 100_000)+"SECOND") // more than it takes at a time
+		require.NoError(t, err)
+		p.Delay(jskvtest.ToServer, 0)
+		<-first
+		require.Eventually(t, func() bool { return p.Connections() == 0 }, soon, tick)
+		require.False(t, closed(second))
+	}
 }
 
 func TestHealCallsCutOnOff(t *testing.T) {

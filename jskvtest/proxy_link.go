@@ -120,7 +120,7 @@ func (l *link) write(dir Direction, dst *net.TCPConn, queue <-chan chunk) {
 		select {
 		case c := <-queue:
 			switch l.admit(dir, c) {
-			case stall: // the link has ended meanwhile
+			case stall: // the link has ended
 				return
 			case forward:
 				l.pass(dir, dst, c, seen)
@@ -131,9 +131,15 @@ func (l *link) write(dir Direction, dst *net.TCPConn, queue <-chan chunk) {
 	}
 }
 
-// admit waits until c may go on or is lost. It returns stall when the link ends before.
+// admit waits until c may go on or is lost. It returns stall when the link ends before, or has ended: what
+// is left in the queue then must spring no trap.
 func (l *link) admit(dir Direction, c chunk) mode {
 	for {
+		select {
+		case <-l.done:
+			return stall
+		default:
+		}
 		f, changed := l.p.fault(l, dir)
 		if f.mode == swallow {
 			return swallow

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -153,7 +154,7 @@ func TestDelayIsLatencyAndNotBandwidth(t *testing.T) {
 	srv, p := newProxied(t)
 	serveEcho(t, srv)
 	nc := p.Conn()
-	const d = 50 * time.Millisecond
+	const d = 100 * time.Millisecond
 	p.Delay(jskvtest.ToServer, d)
 	p.Delay(jskvtest.ToClient, d)
 
@@ -201,6 +202,28 @@ func TestStallLosesNothing(t *testing.T) {
 			require.Zero(t, cuts.Load())
 		})
 	}
+}
+
+// healer ends a proxy's faults when it is dialled for the second time.
+type healer struct {
+	proxy *jskvtest.Proxy
+	dials int
+}
+
+func (h *healer) Dial(network, address string) (net.Conn, error) {
+	if h.dials++; h.dials == 2 {
+		h.proxy.Heal()
+	}
+	return net.Dial(network, address)
+}
+
+func TestConnIsMadeAlthoughNobodyAnswersForAMoment(t *testing.T) {
+	t.Parallel() // it waits most of the time
+	_, p := newProxied(t)
+	p.Stall(jskvtest.ToClient)
+	h := &healer{proxy: p}
+	requireConnected(t, p.Conn(nats.Timeout(time.Second), nats.SetCustomDialer(h)))
+	require.GreaterOrEqual(t, h.dials, 2)
 }
 
 func TestStallHidesTheServersEnd(t *testing.T) {
@@ -257,7 +280,9 @@ func TestBlackholeLosesAndHealResets(t *testing.T) {
 }
 
 func TestBlackholeSparesSilentConnections(t *testing.T) {
-	srv, p := newProxied(t)
+	// A server pings a new client after two seconds, which may be just now.
+	srv := jskvtest.NewServer(t, jskvtest.WithOptions(func(o *server.Options) { o.DisableShortFirstPing = true }))
+	p := jskvtest.NewProxy(t, srv.URL())
 	serveEcho(t, srv)
 	nc, cuts := counted(p)
 	require.NoError(t, request(nc, soon))

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed646b090f/jskv/examples/internal/exampletest"
@@ -65,23 +65,14 @@ func TestTheTimesArePrintedOnDemand(t *testing.T) {
 	require.Equal(t, 16, strings.Count(got.Stdout, "Z "), "every message and entry has its time")
 }
 
-// Somebody deletes the bucket's stream in the middle: there is nothing to remove, and it says so. Answers are slow until
-// he has: so he is in time.
+// Somebody deletes the bucket's stream in the middle: there is nothing to remove, and it says so.
 func TestABucketThatIsDeletedMeanwhileIsAnError(t *testing.T) {
 	t.Parallel()
 	srv := jskvtest.NewServer(t)
 	js := srv.JetStream()
-	proxy := jskvtest.NewProxy(t, srv.URL())
-	proxy.Delay(jskvtest.ToClient, 500*time.Millisecond)
-	sub, err := js.Conn().Subscribe("$KV.documents.notes", func(msg *nats.Msg) {
-		_ = js.DeleteStream(t.Context(), "KV_documents") // the program's end tells whether it did
-		proxy.Delay(jskvtest.ToClient, 0)
-	})
-	require.NoError(t, err)
-	require.NoError(t, sub.AutoUnsubscribe(1)) // or the next write waits for this subscriber's answer
-	require.NoError(t, js.Conn().Flush())
-
-	got := exampletest.Run(t, proxy.URL())
+	got := exampletest.Run(t, exampletest.Meanwhile(t, srv.URL(), `"seq":3}`, func() {
+		assert.NoError(t, js.DeleteStream(t.Context(), "KV_documents"))
+	}))
 	require.NotZero(t, got.Exit)
 	require.Contains(t, got.Stderr, "jskv: delete bucket documents: bucket not found")
 	require.Empty(t, exampletest.Streams(t, js))

@@ -24,6 +24,9 @@ import (
 
 const bucket = "flags"
 
+// tooOld is for how long the server may be silent before the program does not trust its copy any more.
+const tooOld = 10 * time.Second
+
 // Flag is what the bucket stores of one feature, whose name is the key.
 type Flag struct {
 	Percent int    `json:"percent"` // of the users who get the feature
@@ -232,7 +235,7 @@ func (s *service) load(context.Context) error {
 	if err := errors.Join(wrong...); err != nil {
 		return err
 	}
-	if stale := s.flags.Stale(); stale > 0 {
+	if stale := s.flags.Stale(); stale > tooOld {
 		return fmt.Errorf("the server is silent for %v", stale)
 	}
 	fmt.Printf("%d decisions by %d workers, and no request to the server\n", workers*each, workers)

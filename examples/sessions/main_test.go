@@ -2,10 +2,10 @@ package main
 
 import (
 	"os"
-	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed646b090f/jskv/examples/internal/exampletest"
@@ -35,21 +35,20 @@ func TestTheSessionsAreRemovedOnAnErrorToo(t *testing.T) {
 	t.Parallel()
 	srv := jskvtest.NewServer(t)
 	js := srv.JetStream()
-	var sue string
-	_, err := js.Conn().Subscribe("$KV.sessions.>", func(msg *nats.Msg) {
-		switch {
-		case strings.Contains(string(msg.Data), `"sue"`) && sue == "":
-			sue = msg.Subject
-		case strings.Contains(string(msg.Data), `"eve"`):
-			marker := nats.NewMsg(sue)
-			marker.Header.Set("KV-Operation", "DEL")
-			_ = js.Conn().PublishMsg(marker) // the program's end tells whether it came
+	got := exampletest.Run(t, exampletest.Meanwhile(t, srv.URL(), `"seq":3}`, func() {
+		stream, err := js.Stream(t.Context(), "KV_sessions")
+		if !assert.NoError(t, err) {
+			return
 		}
-	})
-	require.NoError(t, err)
-	require.NoError(t, js.Conn().Flush())
-
-	got := exampletest.Run(t, srv.URL())
+		sue, err := stream.GetMsg(t.Context(), 1)
+		if !assert.NoError(t, err) {
+			return
+		}
+		marker := nats.NewMsg(sue.Subject)
+		marker.Header.Set("KV-Operation", "DEL")
+		_, err = js.PublishMsg(t.Context(), marker)
+		assert.NoError(t, err)
+	}))
 	require.NotZero(t, got.Exit)
 	require.Regexp(t, "and not bob after|please log in again", got.Stderr, "sue may click before her session's end is told")
 	require.Empty(t, exampletest.Streams(t, js), "it removed its bucket")

@@ -10,7 +10,7 @@ import (
 // What leaves a doubt after each snapshot is read again ever more rarely; who waits needs it soon, but not
 // so often that nothing else is done.
 func TestWhoWaitsDoesNotWaitForWhatIsReadAgainRarely(t *testing.T) {
-	const took = time.Second
+	const took = time.Minute
 	f := &Follower{read: time.Now(), took: took}
 	for range 10 {
 		f.again = time.Time{}

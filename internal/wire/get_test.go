@@ -16,9 +16,11 @@ import (
 func TestALeaderIsNotBelievedBeforeItHasComeAsFarAsTheHandle(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	js := jskvtest.NewCluster(t, 2).JetStream()
+	cluster := jskvtest.NewCluster(t, 2)
+	js := cluster.JetStream()
 	b, err := Create(ctx, js, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage}, Options{})
 	require.NoError(t, err)
+	cluster.WaitCurrent("b") // or the stock client's writes may find nobody
 	put := func(key string) {
 		_, err := js.Publish(ctx, "$KV.b."+key, nil)
 		require.NoError(t, err)

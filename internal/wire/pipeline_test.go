@@ -50,7 +50,7 @@ func TestAWriteThatWasRefusedIsSentAgainAlthoughItsBatchCountsIt(t *testing.T) {
 	}
 }
 
-// refuseOneInABatch returns false when the batch was ended before, because it waited for a moment.
+// refuseOneInABatch returns false when a batch was ended before it had all three, because it waited for a moment.
 func refuseOneInABatch(t *testing.T) bool {
 	ctx := context.Background()
 	js := jskvtest.NewServer(t).JetStream()
@@ -68,7 +68,7 @@ func refuseOneInABatch(t *testing.T) bool {
 		require.NoError(t, p.Put(Write{Key: key}))
 	}
 	p.mu.Lock()
-	waits := p.batch != nil && p.batch.timer.Stop()
+	waits := p.batch != nil && p.batch.sent == 3 && p.batch.timer.Stop()
 	if waits {
 		p.ticking.Done()
 		p.acks <- &nats.Msg{Subject: p.batch.reply(2, ingestAppend), Data: []byte(`{"error":{"code":400,"err_code":10002,"description":"no room"},"stream":"KV_b"}`)}

@@ -7,14 +7,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -81,6 +85,54 @@ func Run(t *testing.T, url string, args ...string) Result {
 		require.Empty(t, left, "nothing is left behind")
 	}
 	return Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+}
+
+// Meanwhile has do done before the server's first answer with the text in it is passed on: while a program that
+// uses the address which it returns, for the server at url, waits for that answer.
+func Meanwhile(t *testing.T, url, text string, do func()) string {
+	t.Helper()
+	listener, err := net.Listen("tcp4", "127.0.0.1:0")
+	require.NoError(t, err)
+	var passing sync.WaitGroup
+	t.Cleanup(func() {
+		_ = listener.Close()
+		passing.Wait()
+	})
+	passing.Go(func() {
+		program, err := listener.Accept() // an example makes one connection
+		if err != nil {
+			return // the program's end tells that it made none
+		}
+		defer program.Close()
+		server, err := net.Dial("tcp", strings.TrimPrefix(url, "nats://"))
+		if !assert.NoError(t, err) {
+			return
+		}
+		passing.Go(func() {
+			_, _ = io.Copy(server, program) // until the program ends
+			_ = server.Close()
+		})
+		_, _ = io.Copy(&trap{Conn: program, text: []byte(text), do: do}, server)
+	})
+	return "nats://" + listener.Addr().String()
+}
+
+// trap does something before it writes a text.
+type trap struct {
+	net.Conn
+	text, seen []byte
+	do         func() // nil when it is done
+}
+
+func (w *trap) Write(data []byte) (int, error) {
+	if w.do != nil {
+		w.seen = append(w.seen, data...)
+		if bytes.Contains(w.seen, w.text) {
+			w.do()
+			w.do = nil
+		}
+	}
+	return w.Conn.Write(data)
 }
 
 // Prints checks that a run went well, without a word on stderr, and printed output byte for byte.
