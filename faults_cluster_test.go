@@ -187,6 +187,7 @@ func TestFault32AWriteThatTimedOutConflictsWithItself(t *testing.T) {
 		kv := stockBucket(t, js)
 		_, err := kv.Update(waiting, "k", nil, revision)
 		require.ErrorIs(t, err, context.Canceled, "the stock client")
+		eventually(t, func() bool { return js.Conn().Stats().Reconnects > 0 && js.Conn().IsConnected() }, "it does not send it where it is lost")
 		return second(kv.Update(ctx, "k", nil, revision))
 	})
 	require.ErrorIs(t, err, jetstream.ErrKeyRevisionMismatch, "the stock client, that repeats what had succeeded")
