@@ -92,13 +92,15 @@ func TestReadsThatShareARequestOfReplicasHaveWhatTheHandleWasAcknowledgedFor(t *
 	}
 	b := handles(t, cluster, 1)[0]
 	stop()
-	stepDowns(t, cluster, 200*time.Millisecond)
+	peace := stepDowns(t, cluster, 200*time.Millisecond)
+	defer time.AfterFunc(*duration, func() { peace() }).Stop() // what has begun then can end
 	sessions(t, slices.Repeat([]*jskv.Bucket[string]{b}, 16), *duration, 0, 50)
 }
 
 func crowdReads(t *testing.T, b *jskv.Bucket[string]) {
 	t.Helper()
-	ctx := testContext(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // for thousands of reads
+	defer cancel()
 	keys := crowdKeys(t, b)
 	marker, err := b.Delete(ctx, "deleted")
 	require.NoError(t, err)
