@@ -254,8 +254,8 @@ func TestFault28AMissingPermissionIsNamed(t *testing.T) {
 	require.NotErrorIs(t, err, nats.ErrPermissionViolation)
 
 	b := openBucket(t, js)
-	_, put := b.Put(context.Background(), "secret", "v")
-	_, get := b.Get(context.Background(), "secret")
+	put := refusal(func() error { return second(b.Put(context.Background(), "secret", "v")) })
+	get := refusal(func() error { return second(b.Get(context.Background(), "secret")) })
 	for _, err := range []error{put, get} {
 		requireIs(t, err, jskv.ErrPermission, nats.ErrPermissionViolation)
 		require.Contains(t, err.Error(), "$KV.b.secret")

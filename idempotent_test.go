@@ -342,11 +342,11 @@ func TestAnIdempotentWriteThatIsLateIsStoredOnce(t *testing.T) {
 	}
 }
 
-// refusal is what a write that is refused returns. Where the answer is so late that it is taken for lost, what became
-// of the write may be unknown: then it is tried again, twice.
-func refusal(write func() error) (err error) {
+// refusal is what a call that is refused returns. Where the server is so late to say so that it is taken for lost, the
+// call is made again, twice.
+func refusal(call func() error) (err error) {
 	for range 3 {
-		if err = write(); !errors.Is(err, jskv.ErrOutcomeUnknown) {
+		if err = call(); !errors.Is(err, jskv.ErrOutcomeUnknown) && !errors.Is(err, nats.ErrTimeout) {
 			break
 		}
 	}

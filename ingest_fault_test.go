@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -139,11 +140,12 @@ func TestPutManyOfAKeyThatMayNotBeWrittenInABatch(t *testing.T) {
 		all := createBucket(t, srv.JetStream(nats.UserInfo("all", "p")), inMemory, opts...)
 		b := openBucket(t, hasty(t, srv.Conn(nats.UserInfo("some", "p"), quiet), untilReported))
 		keys := numbered(3000)
-		n, err := b.PutMany(context.Background(), valued(keys), few)
-		requireIs(t, err, jskv.ErrPermission)
-		require.Equal(t, len(keys)-1, n)
-		failed := requireBulkError(t, err, keys[1500])
-		require.NotErrorIs(t, failed.Failed[keys[1500]], jskv.ErrOutcomeUnknown, "nothing was stored")
+		onceInThree(t, true, func() (told bool) {
+			n, err := b.PutMany(context.Background(), valued(keys), few)
+			require.Equal(t, len(keys)-1, n)
+			failed := requireBulkError(t, err, keys[1500])
+			return errors.Is(err, jskv.ErrPermission) && !errors.Is(failed.Failed[keys[1500]], jskv.ErrOutcomeUnknown)
+		}, "it may not, and nothing was stored")
 		require.Len(t, getMany(t, all, keys...), len(keys)-1)
 	})
 }
@@ -195,7 +197,7 @@ func TestPutManyDoesNotKnowOfABatchThatIsForgottenBeforeItIsHeardOf(t *testing.T
 				inBatch = spy.begun == 1 && spy.batched == 49
 				server.Restart()
 				proxy.Heal()
-				eventually(t, func() bool { return nc.Stats().Reconnects == 1 && nc.IsConnected() }, "it comes back")
+				eventually(t, func() bool { return nc.Stats().Reconnects > 0 && nc.IsConnected() }, "it comes back")
 			},
 		}))
 		if !inBatch {
