@@ -156,7 +156,7 @@ func TestReadersOfOneKeyHaveAValueOfTheirOwnEach(t *testing.T) {
 	var found findings
 	inCrowd(func(int) {
 		for range 20 {
-			e, err := b.Entry(ctx, "k")
+			e, err := b.Entry(testContext(t), "k")
 			found.check(err == nil && string(e.Value) == "value" && e.Header.Get("X-Author") == "sue" && len(e.Header) == 1, "%+v, %v", e, err)
 			copy(e.Value, "spoil")
 			e.Header["X-Author"][0] = "joe"
@@ -317,7 +317,7 @@ func TestReadersOfLargeValuesShareNoRequest(t *testing.T) {
 	read := func(handle *jskv.Bucket[string]) {
 		var found findings
 		inCrowd(func(i int) {
-			value, err := handle.Get(ctx, fmt.Sprint("large.", i%8))
+			value, err := handle.Get(testContext(t), fmt.Sprint("large.", i%8))
 			found.check(err == nil && value == large, "%d bytes, %v", len(value), err)
 		})
 		found.requireNone(t, crowd)

@@ -1,6 +1,7 @@
 package jskv_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -231,7 +232,8 @@ func TestValuesAndMarkersThatExpireAreTheSameToBothClients(t *testing.T) {
 func TestBothClientsCompeteForTheSameRevisions(t *testing.T) {
 	t.Parallel()
 	const each = 40
-	ctx := testContext(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // for thousands of requests
+	defer cancel()
 	b, server := newBucket(t, jetstream.KeyValueConfig{})
 	kv := stockBucket(t, server.JetStream())
 	mustPut(t, b, "n", "")
