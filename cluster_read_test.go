@@ -326,3 +326,18 @@ func TestReadsThatGiveUpDoNotDisturbOthers(t *testing.T) {
 	require.Greater(t, gaveUp.Load(), int64(rounds/10), "reads give up before the answer comes")
 	found.requireNone(t, rounds)
 }
+
+// A replica that lags does not have the key, and another is asked for it together with the bucket's last one,
+// which was counted.
+func TestAnEntryHasNoDeltaAlsoOfAKeyThatAReplicaDidNotHave(t *testing.T) {
+	t.Parallel()
+	b, _ := besideALaggingReplica(t)
+	for i := range 30 {
+		key := fmt.Sprint("k", i)
+		mustPut(t, b, key, "v")
+		mustPut(t, b, "last", "v")
+		e, err := b.Entry(testContext(t), key)
+		require.NoError(t, err)
+		require.Zero(t, e.Delta)
+	}
+}

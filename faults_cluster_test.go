@@ -64,11 +64,10 @@ func besideALaggingReplica(t testing.TB) (*jskv.Bucket[string], jetstream.KeyVal
 
 func TestFault9AReplicatedGetRightAfterAnAcknowledgedPutIsStale(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	b, kv := besideALaggingReplica(t)
 	untilStock(t, 15, staleGet(t, kv), func(int) error {
 		revision := mustPut(t, b, "ours", "v")
-		e, err := b.Entry(ctx, "ours")
+		e, err := b.Entry(testContext(t), "ours")
 		if err == nil && e.Revision != revision {
 			return fmt.Errorf("revision %d, not %d", e.Revision, revision)
 		}
@@ -81,7 +80,6 @@ func TestFault9AReplicatedGetRightAfterAnAcknowledgedPutIsStale(t *testing.T) {
 func TestFault11AReplicatedConditionIsRefusedThoughNothingChanged(t *testing.T) {
 	t.Parallel()
 	const writers = 16
-	ctx := testContext(t)
 	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{})
 	guard := mustPut(t, b, "guard", "v")
 	all := handles(t, cluster, 3)
@@ -90,7 +88,7 @@ func TestFault11AReplicatedConditionIsRefusedThoughNothingChanged(t *testing.T) 
 		js[i] = cluster.JetStream()
 	}
 	untilStock(t, 10, func(int) bool {
-		refused := false
+		ctx, refused := testContext(t), false
 		for _, err := range atOnce(all, writers, func(_ *jskv.Bucket[string], i int) error {
 			_, err := js[i%3].Publish(ctx, fmt.Sprint("$KV.b.stock", i), nil, jetstream.WithExpectLastSequenceForSubject(guard, "$KV.b.guard"))
 			return err
@@ -100,6 +98,7 @@ func TestFault11AReplicatedConditionIsRefusedThoughNothingChanged(t *testing.T) 
 		}
 		return refused
 	}, func(int) error {
+		ctx := testContext(t)
 		return errors.Join(atOnce(all, writers, func(b *jskv.Bucket[string], i int) error {
 			return second(b.NewBatch().Put(fmt.Sprint("ours", i), "v").Require("guard", guard).Commit(ctx))
 		})...)
@@ -109,7 +108,6 @@ func TestFault11AReplicatedConditionIsRefusedThoughNothingChanged(t *testing.T) 
 func TestFault25ALosingCreateOnADeletedReplicatedKeyIsNoErrKeyExists(t *testing.T) {
 	t.Parallel()
 	const racers = 8
-	ctx := testContext(t)
 	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{})
 	all := handles(t, cluster, 3)
 	var kvs []jetstream.KeyValue
@@ -117,7 +115,7 @@ func TestFault25ALosingCreateOnADeletedReplicatedKeyIsNoErrKeyExists(t *testing.
 		kvs = append(kvs, stockBucket(t, cluster.JetStream()))
 	}
 	untilStock(t, 20, func(i int) bool {
-		key := fmt.Sprint("stock", i)
+		ctx, key := testContext(t), fmt.Sprint("stock", i)
 		require.NoError(t, kvs[0].Delete(ctx, key))
 		raw := false
 		for _, err := range atOnce(all, racers, func(_ *jskv.Bucket[string], i int) error {
@@ -127,7 +125,7 @@ func TestFault25ALosingCreateOnADeletedReplicatedKeyIsNoErrKeyExists(t *testing.
 		}
 		return raw
 	}, func(i int) error {
-		key, winners := fmt.Sprint("ours", i), 0
+		ctx, key, winners := testContext(t), fmt.Sprint("ours", i), 0
 		_, err := b.Delete(ctx, key)
 		require.NoError(t, err)
 		for _, err := range atOnce(all, racers, func(b *jskv.Bucket[string], i int) error { return second(b.Create(ctx, key, "v")) }) {
@@ -144,17 +142,16 @@ func TestFault25ALosingCreateOnADeletedReplicatedKeyIsNoErrKeyExists(t *testing.
 
 func TestFault26PutDeleteCreateOfOneReplicatedClientGivesErrKeyExists(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	b, kv := besideALaggingReplica(t)
 	untilStock(t, 15, func(i int) bool {
-		key := fmt.Sprint("stock", i)
+		ctx, key := testContext(t), fmt.Sprint("stock", i)
 		_, err := kv.PutString(ctx, key, "v")
 		require.NoError(t, err)
 		require.NoError(t, kv.Delete(ctx, key))
 		_, err = kv.Create(ctx, key, nil)
 		return errors.Is(err, jetstream.ErrKeyExists)
 	}, func(i int) error {
-		key := fmt.Sprint("ours", i)
+		ctx, key := testContext(t), fmt.Sprint("ours", i)
 		mustPut(t, b, key, "v")
 		_, err := b.Delete(ctx, key)
 		require.NoError(t, err)
@@ -166,26 +163,36 @@ func TestFault26PutDeleteCreateOfOneReplicatedClientGivesErrKeyExists(t *testing
 func TestFault32AWriteThatTimedOutConflictsWithItself(t *testing.T) {
 	t.Parallel()
 	cluster, near := newReplicatedBucket(t, jetstream.KeyValueConfig{})
-	lost := func(write func(ctx context.Context, js jetstream.JetStream, revision uint64) error) error {
+	// waiting is for who gives up when the answer is lost.
+	lost := func(write func(ctx, waiting context.Context, js jetstream.JetStream, revision uint64) error) error {
 		proxy := jskvtest.NewProxy(t, cluster.Server(0).URL())
 		js := firstOf(t, proxy.URL())
 		revision := mustPut(t, near, "k", "v")
 		cut := proxy.CutOn(jskvtest.ToClient, fmt.Sprintf(`{"stream":"KV_b","seq":%d`, revision+1))
-		err := write(testContext(t), js, revision)
+		ctx := testContext(t)
+		waiting, giveUp := context.WithCancel(ctx)
+		defer giveUp()
+		go func() {
+			select {
+			case <-cut:
+				giveUp()
+			case <-waiting.Done():
+			}
+		}()
+		err := write(ctx, waiting, js, revision)
 		<-cut
 		return err
 	}
-	err := lost(func(ctx context.Context, js jetstream.JetStream, revision uint64) error {
+	err := lost(func(ctx, waiting context.Context, js jetstream.JetStream, revision uint64) error {
 		kv := stockBucket(t, js)
-		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-		defer cancel()
-		_, err := kv.Update(short, "k", nil, revision)
-		require.ErrorIs(t, err, context.DeadlineExceeded, "the stock client")
+		_, err := kv.Update(waiting, "k", nil, revision)
+		require.ErrorIs(t, err, context.Canceled, "the stock client")
+		eventually(t, func() bool { return js.Conn().Stats().Reconnects > 0 && js.Conn().IsConnected() }, "it does not send it where it is lost")
 		return second(kv.Update(ctx, "k", nil, revision))
 	})
 	require.ErrorIs(t, err, jetstream.ErrKeyRevisionMismatch, "the stock client, that repeats what had succeeded")
 
-	err = lost(func(ctx context.Context, js jetstream.JetStream, revision uint64) error {
+	err = lost(func(ctx, _ context.Context, js jetstream.JetStream, revision uint64) error {
 		made, err := openIdempotent(t, js).Update(ctx, "k", "w", revision)
 		if err == nil && made != revision+1 {
 			return fmt.Errorf("revision %d, not %d", made, revision+1)
@@ -194,11 +201,8 @@ func TestFault32AWriteThatTimedOutConflictsWithItself(t *testing.T) {
 	})
 	require.NoError(t, err, "with idempotent writes")
 
-	err = lost(func(ctx context.Context, js jetstream.JetStream, revision uint64) error {
-		b := openBucket(t, js)
-		short, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
-		defer cancel()
-		return second(b.Update(short, "k", "w", revision))
+	err = lost(func(_, waiting context.Context, js jetstream.JetStream, revision uint64) error {
+		return second(openBucket(t, js).Update(waiting, "k", "w", revision))
 	})
 	requireIs(t, err, jskv.ErrOutcomeUnknown)
 	require.False(t, jskv.SafeToRetry(err), "without, it says that it does not know")

@@ -1,6 +1,7 @@
 package jskv_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"testing"
@@ -166,6 +167,8 @@ func TestValuesAndMarkersThatExpireAreTheSameToBothClients(t *testing.T) {
 	b := openBucket(t, js)
 	watcher, err := kv.WatchAll(ctx, jetstream.UpdatesOnly())
 	require.NoError(t, err)
+	sent, err := js.Conn().SubscribeSync("$KV.b.>")
+	require.NoError(t, err)
 	_, err = kv.Create(ctx, "theirs", []byte("v"), jetstream.KeyTTL(time.Second))
 	require.NoError(t, err)
 	_, err = b.Create(ctx, "ours", "v", jskv.TTL(time.Second))
@@ -173,25 +176,27 @@ func TestValuesAndMarkersThatExpireAreTheSameToBothClients(t *testing.T) {
 	for _, key := range []string{"theirs.purged", "ours.purged"} {
 		mustPut(t, b, key, "v")
 	}
-	require.NoError(t, kv.Purge(ctx, "theirs.purged", jetstream.PurgeTTL(time.Second)))
-	_, err = b.Purge(ctx, "ours.purged", jskv.TTL(time.Second))
+	const watched = 3 * time.Second // in which the watcher sees the markers
+	require.NoError(t, kv.Purge(ctx, "theirs.purged", jetstream.PurgeTTL(watched)))
+	_, err = b.Purge(ctx, "ours.purged", jskv.TTL(watched))
 	require.NoError(t, err)
 
-	stream, err := js.Stream(ctx, "KV_b")
-	require.NoError(t, err)
-	ttl := func(sequence uint64) time.Duration {
-		msg, err := stream.GetMsg(ctx, sequence)
+	var ttls []time.Duration // on the wire
+	for range 6 {
+		msg, err := sent.NextMsgWithContext(ctx)
 		require.NoError(t, err)
 		header := msg.Header.Get(jetstream.MsgTTLHeader)
+		if header == "" {
+			continue
+		}
 		d, err := time.ParseDuration(header)
 		if err != nil {
 			d, err = time.ParseDuration(header + "s")
 		}
 		require.NoError(t, err)
-		return d
+		ttls = append(ttls, d)
 	}
-	require.Equal(t, ttl(1), ttl(2), "the same TTL on the wire")
-	require.Equal(t, ttl(5), ttl(6))
+	require.Equal(t, []time.Duration{time.Second, time.Second, watched, watched}, ttls)
 
 	for _, key := range []string{"theirs", "ours"} {
 		e := expired(t, b, key)
@@ -227,7 +232,8 @@ func TestValuesAndMarkersThatExpireAreTheSameToBothClients(t *testing.T) {
 func TestBothClientsCompeteForTheSameRevisions(t *testing.T) {
 	t.Parallel()
 	const each = 40
-	ctx := testContext(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // for thousands of requests
+	defer cancel()
 	b, server := newBucket(t, jetstream.KeyValueConfig{})
 	kv := stockBucket(t, server.JetStream())
 	mustPut(t, b, "n", "")
