@@ -217,7 +217,6 @@ func (b *Bucket) fresh(ctx context.Context, key string, atLeast uint64) (Message
 	found, _, err := b.view(attempt, []string{key}, atLeast)
 	switch {
 	case err == nil && len(found) > 0:
-		found[0].Pending = 0 // of what was asked for beside it
 		return found[0], nil
 	case err == nil:
 		return Message{}, ErrKeyNotFound
