@@ -239,5 +239,5 @@ func history(t testing.TB, b *jskv.Bucket[string], key string) string {
 // eventually polls until cond holds.
 func eventually(t testing.TB, cond func() bool, because string) {
 	t.Helper()
-	require.Eventually(t, cond, 15*time.Second, 5*time.Millisecond, because)
+	require.Eventually(t, cond, 30*time.Second, 5*time.Millisecond, because)
 }

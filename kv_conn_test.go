@@ -101,9 +101,9 @@ func TestTheLongestKeyOfTheLongestBucket(t *testing.T) {
 
 func TestCreateBucketMayRaceWithItself(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	js := jskvtest.NewServer(t).JetStream()
 	for round := range 20 {
+		ctx := testContext(t)
 		cfg := jetstream.KeyValueConfig{Bucket: fmt.Sprint("b", round), History: 3}
 		for _, err := range race(func(int) error { return second(jskv.CreateBucket(ctx, js, cfg, jskv.String())) }) {
 			require.NoError(t, err)

@@ -274,19 +274,18 @@ func TestBucketNamesYieldsBucketsAndMirrorsAndNothingElse(t *testing.T) {
 
 func TestBucketNamesYieldsMoreThanOnePage(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	js := jskvtest.NewServer(t).JetStream()
 	const page = 1024 // of the server's STREAM.NAMES
 	var want []string
 	for i := range page + 3 {
 		name := fmt.Sprintf("b%04d", i)
 		want = append(want, name)
-		_, err := js.CreateStream(ctx, jetstream.StreamConfig{
+		_, err := js.CreateStream(testContext(t), jetstream.StreamConfig{
 			Name: "KV_" + name, Subjects: []string{"$KV." + name + ".>"}, MaxMsgsPerSubject: 1, Storage: jetstream.MemoryStorage,
 		})
 		require.NoError(t, err)
 	}
-	names, err := jskv.Collect(jskv.BucketNames(ctx, js))
+	names, err := jskv.Collect(jskv.BucketNames(testContext(t), js))
 	require.NoError(t, err)
 	slices.Sort(names)
 	require.Equal(t, want, names)

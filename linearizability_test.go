@@ -330,7 +330,8 @@ func TestABucketIsLinearizableThroughFaults(t *testing.T) {
 	for _, c := range clients {
 		group.Go(func() { c.run(ctx) })
 	}
-	for i := 0; i < len(net.faults) || time.Since(begun) < *duration; i++ {
+	const least = 10 // session reads
+	for i := 0; i < len(net.faults) || found.unfinished(begun.Add(*duration), least); i++ {
 		net.fault(t, rng, i)
 	}
 	cancel()
@@ -346,7 +347,7 @@ func TestABucketIsLinearizableThroughFaults(t *testing.T) {
 		t.Errorf("the history is %s: see %s (go test -artifacts keeps it)", result, picture)
 	}
 	requireStored(t, reader, history)
-	found.requireNone(t, 10)
+	found.requireNone(t, least)
 	t.Logf("%v: %d operations on %d keys, %d session reads; %d unknown outcomes, %d that did not happen; faults: %v",
 		time.Since(begun).Round(time.Second), len(history), len(keyModel.Partition(history)), found.checks.Load(), unknowns, refused, net.made)
 }

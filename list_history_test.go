@@ -59,9 +59,13 @@ func TestAHistoryEndsWithTheMarkerOfAnExpiredValue(t *testing.T) {
 	r.put("stays", "2")
 	_, err := r.Put(ctx, "one", "3", jskv.TTL(time.Second))
 	require.NoError(t, err)
-	require.Equal(t, []string{"a@1 1", "stays@2 2", "one@3 3"}, brief(nextAll(t, w, 3)...))
+	require.Equal(t, []string{"a@1 1", "stays@2 2"}, brief(nextAll(t, w, 2)...))
 
-	marker := next(t, w) // comes when the server has removed the value
+	marker := next(t, w)
+	if !marker.Expired() { // else a slow machine came after the value's end
+		require.Equal(t, []string{"one@3 3"}, brief(marker))
+		marker = next(t, w) // comes when the server has removed the value
+	}
 	require.Equal(t, []string{"one@4 Purge"}, brief(marker))
 	require.True(t, marker.Expired())
 	require.Equal(t, "MaxAge", marker.Header.Get(jetstream.MarkerReasonHeader))

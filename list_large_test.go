@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
@@ -163,6 +164,8 @@ func TestAListingCancelledMidwayIsWholeOrAnError(t *testing.T) {
 				} else {
 					require.ErrorIs(t, last, context.Canceled)
 					failed++
+					// Who has no more time does not wait for long until the server has done so; by itself it takes 10 s.
+					require.Eventually(t, func() bool { return jskvtest.ConsumerCount(t, r.admin, "b") == 0 }, 5*time.Second, tick)
 				}
 				cancel()
 				r.requireNothingLeft()

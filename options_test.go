@@ -25,12 +25,20 @@ func expired(t *testing.T, b *jskv.Bucket[string], key string) jskv.Entry[string
 	return e
 }
 
+// requireNothingBack wants what is there instead of a value that expired to be its marker, or nothing where a slow
+// machine comes after the marker's end.
+func requireNothingBack(t *testing.T, b *jskv.Bucket[string], e jskv.Entry[string]) {
+	t.Helper()
+	require.True(t, e.Expired() || e.Revision == 0, "no older value comes back in %s: %+v", b.Name(), e)
+}
+
 func TestTTLLetsAValueExpireAndLeavesAMarker(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	b, _ := newBucket(t, jetstream.KeyValueConfig{LimitMarkerTTL: time.Minute})
 	mustPut(t, b, "update", "old")
 	mustPut(t, b, "modify", "old")
+	begun, written := time.Now(), map[string]uint64{}
 	for key, write := range map[string]func(ttl jskv.WriteOption) (uint64, error){
 		"put":    func(ttl jskv.WriteOption) (uint64, error) { return b.Put(ctx, "put", "v", ttl) },
 		"create": func(ttl jskv.WriteOption) (uint64, error) { return b.Create(ctx, "create", "v", ttl) },
@@ -40,9 +48,14 @@ func TestTTLLetsAValueExpireAndLeavesAMarker(t *testing.T) {
 			return e.Revision, err
 		},
 	} {
+		sent := time.Now()
 		revision, err := write(jskv.TTL(time.Second))
 		require.NoError(t, err, key)
+		written[key] = revision
 		e, err := b.Entry(ctx, key)
+		if err != nil && time.Since(sent) >= time.Second {
+			continue // a slow machine comes after its end
+		}
 		require.NoError(t, err, key)
 		require.Equal(t, "v", e.Value)
 		require.Equal(t, revision, e.Revision)
@@ -52,9 +65,9 @@ func TestTTLLetsAValueExpireAndLeavesAMarker(t *testing.T) {
 		e := expired(t, b, key)
 		require.True(t, e.Expired(), key)
 		require.Equal(t, jskv.OpPurge, e.Operation)
-		require.Greater(t, e.Revision, uint64(6))
+		require.Greater(t, e.Revision, written[key])
 		require.Empty(t, e.Value)
-		require.WithinDuration(t, time.Now(), e.Created, 10*time.Second)
+		require.WithinRange(t, e.Created, begun, time.Now())
 		_, err := b.Get(ctx, key)
 		requireIs(t, err, jskv.ErrKeyNotFound, jetstream.ErrKeyNotFound)
 		_, err = b.Create(ctx, key, "new")
@@ -237,13 +250,13 @@ func TestTTLOnABucketThatHasGotAHistorySinceBringsNothingBack(t *testing.T) {
 		return e.Revision != revision
 	}, "the value expires")
 	requireIs(t, err, jskv.ErrKeyNotFound)
-	require.True(t, e.Expired(), "no older value comes back: %q", e.Value)
+	requireNothingBack(t, b, e)
 }
 
 func TestAValueThatExpiredIsNeitherListedNorFound(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	b, _ := newBucket(t, jetstream.KeyValueConfig{LimitMarkerTTL: time.Second, History: 2})
+	b, _ := newBucket(t, jetstream.KeyValueConfig{LimitMarkerTTL: time.Hour}) // with a history the marker could live no longer than the value
 	revision, err := b.Put(ctx, "k", "v", jskv.TTL(time.Second))
 	require.NoError(t, err)
 	mustPut(t, b, "live", "v")

@@ -6,12 +6,14 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed646b090f/jskv"
@@ -85,7 +87,7 @@ func TestTheUsersThatAreDocumented(t *testing.T) {
 		}
 	}))
 	user := func(name string) jetstream.JetStream {
-		return hasty(t, srv.Conn(nats.UserInfo(name, name), quiet), time.Second)
+		return hasty(t, srv.Conn(nats.UserInfo(name, name), quiet), untilReported)
 	}
 	owner := createBucket(t, user("owner"), jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Second}, jskv.WithTransactions())
 	mustPut(t, owner, "k", "v")
@@ -105,31 +107,35 @@ func TestTheUsersThatAreDocumented(t *testing.T) {
 	require.NoError(t, err)
 	// Each verb has a connection of its own: one remembers its last violation only, and a request to
 	// purge cannot be tried again for another look.
-	apart := func(t *testing.T, name string, check func(t *testing.T, v verb, err error)) {
+	apart := func(t *testing.T, name string, may func(v verb) bool, check func(t *testing.T, v verb, err error)) {
 		buckets := map[string]*jskv.Bucket[string]{}
 		for _, v := range verbs {
 			buckets[v.name] = openBucket(t, user(name))
 		}
-		together(t, func(v verb) error { return v.call(context.Background(), buckets[v.name]) }, check)
-	}
-	t.Run("the reader may read", func(t *testing.T) {
-		apart(t, "reader", func(t *testing.T, v verb, err error) {
-			if v.writes || v.name == "Modify" || v.name == "PurgeDeletes" {
-				requireIs(t, err, jskv.ErrPermission)
-				return
+		call := func(v verb) error {
+			ctx := context.Background()
+			if may(v) {
+				ctx = testContext(t)
 			}
-			require.NotErrorIs(t, err, jskv.ErrPermission)
-		})
-	})
-	t.Run("the watcher may watch", func(t *testing.T) {
-		may := []string{"History", "Watch", "Messages", "Status", "Stream Info"}
-		apart(t, "watcher", func(t *testing.T, v verb, err error) {
-			if slices.Contains(may, v.name) {
-				require.NoError(t, err)
+			return v.call(ctx, buckets[v.name])
+		}
+		together(t, call, func(t *testing.T, v verb, err error) {
+			if may(v) {
+				check(t, v, err)
 				return
 			}
 			requireIs(t, err, jskv.ErrPermission)
 		})
+	}
+	t.Run("the reader may read", func(t *testing.T) {
+		reads := func(v verb) bool { return !v.writes && v.name != "Modify" && v.name != "PurgeDeletes" }
+		apart(t, "reader", reads, func(t *testing.T, _ verb, err error) { require.NotErrorIs(t, err, jskv.ErrPermission) })
+	})
+	t.Run("the watcher may watch", func(t *testing.T) {
+		may := func(v verb) bool {
+			return slices.Contains([]string{"History", "Watch", "Messages", "Status", "Stream Info"}, v.name)
+		}
+		apart(t, "watcher", may, func(t *testing.T, _ verb, err error) { require.NoError(t, err) })
 		c, err := openBucket(t, user("watcher")).Cache(testContext(t))
 		require.NoError(t, err)
 		defer c.Close()
@@ -139,7 +145,7 @@ func TestTheUsersThatAreDocumented(t *testing.T) {
 		require.Equal(t, "seen", value)
 	})
 	t.Run("sue may use her keys", func(t *testing.T) {
-		ctx := context.Background()
+		ctx := testContext(t)
 		b := openBucket(t, user("sue"))
 		_, err := b.Put(ctx, "sue.color", "green")
 		require.NoError(t, err)
@@ -152,19 +158,27 @@ func TestTheUsersThatAreDocumented(t *testing.T) {
 		require.NoError(t, last(w.Snapshot()))
 		w.Stop()
 
-		_, err = b.Put(ctx, "joe.color", "red")
-		requireIs(t, err, jskv.ErrPermission)
-		_, err = b.Get(ctx, "k")
-		requireIs(t, err, jskv.ErrPermission)
-		_, err = b.Get(ctx, "k", jskv.FromLeader())
-		requireIs(t, err, jskv.ErrPermission)
-		requireIs(t, last(b.History(ctx, "k")), jskv.ErrPermission)
-		requireIs(t, last(b.Keys(ctx)), jskv.ErrPermission)
-		for _, filters := range [][]jskv.WatchOption{nil, {jskv.AndFilter("sue.>")}} {
-			_, err = b.Watch(ctx, "k", filters...)
-			requireIs(t, err, jskv.ErrPermission)
+		var group sync.WaitGroup
+		refused := map[string]func(ctx context.Context, b *jskv.Bucket[string]) error{
+			"Put": func(ctx context.Context, b *jskv.Bucket[string]) error { return second(b.Put(ctx, "joe.color", "red")) },
+			"Get": func(ctx context.Context, b *jskv.Bucket[string]) error { return second(b.Get(ctx, "k")) },
+			"Get FromLeader": func(ctx context.Context, b *jskv.Bucket[string]) error {
+				return second(b.Get(ctx, "k", jskv.FromLeader()))
+			},
+			"History": func(ctx context.Context, b *jskv.Bucket[string]) error { return last(b.History(ctx, "k")) },
+			"Keys":    func(ctx context.Context, b *jskv.Bucket[string]) error { return last(b.Keys(ctx)) },
+			"Watch":   func(ctx context.Context, b *jskv.Bucket[string]) error { return second(b.Watch(ctx, "k")) },
+			"Watch of several": func(ctx context.Context, b *jskv.Bucket[string]) error {
+				return second(b.Watch(ctx, "k", jskv.AndFilter("sue.>")))
+			},
+			"Messages": func(ctx context.Context, b *jskv.Bucket[string]) error { return second(b.Stream().Messages(ctx)) },
 		}
-		_, err = b.Stream().Messages(ctx)
-		requireIs(t, err, jskv.ErrPermission)
+		for name, call := range refused {
+			b := openBucket(t, user("sue"))
+			group.Go(func() {
+				assert.ErrorIs(t, call(context.Background(), b), jskv.ErrPermission, name)
+			})
+		}
+		group.Wait()
 	})
 }
