@@ -197,7 +197,9 @@ func (w *world) open(name string, filters []string, opts ...jskv.WatchOption) *r
 		filters = []string{jskv.AllKeys}
 	}
 	opts = append(opts, jskv.AndFilter(filters[1:]...), w.alternates(name))
-	watcher, err := w.Watch(context.Background(), filters[0], opts...)
+	ctx, cancel := context.WithTimeout(context.Background(), *randomDuration+5*time.Minute) // with a deadline it waits for the server
+	w.t.Cleanup(cancel)
+	watcher, err := w.Watch(ctx, filters[0], opts...)
 	require.NoError(w.t, err, name)
 	r := &reader{filters: filters, from: w.lastRevision() + 1, recorder: record(w.t, name, watcher)}
 	w.readers = append(w.readers, r)

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/jskvtest"
 )
 
 // messages starts reading the raw stream until the test ends.
@@ -219,23 +220,26 @@ func TestRawMessagesEndAsTheyAreEnded(t *testing.T) {
 	})
 
 	t.Run("by their context: with its error", func(t *testing.T) {
-		ctx, cancel := context.WithCancel(context.Background())
-		defer cancel()
-		m, err := r.Stream().Messages(ctx)
-		require.NoError(t, err)
-		n, last := 0, error(nil)
-		for _, err := range m.All() {
-			require.NoError(t, last, "a pair after the error")
-			if last = err; err == nil {
-				n++
-				cancel()
+		onceInThree(t, 0, func() int { // whose time is over waits for the end of its consumer only a moment
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			m, err := r.Stream().Messages(ctx)
+			require.NoError(t, err)
+			n, last := 0, error(nil)
+			for _, err := range m.All() {
+				require.NoError(t, last, "a pair after the error")
+				if last = err; err == nil {
+					n++
+					cancel()
+				}
 			}
-		}
-		require.Equal(t, 1, n)
-		require.ErrorIs(t, last, context.Canceled)
-		require.ErrorContains(t, last, "messages of b")
-		m.Stop()
-		r.requireNothingLeft()
+			require.Equal(t, 1, n)
+			require.ErrorIs(t, last, context.Canceled)
+			require.ErrorContains(t, last, "messages of b")
+			m.Stop()
+			require.Equal(t, r.subs, r.nc.NumSubscriptions())
+			return jskvtest.ConsumerCount(t, r.admin, "b")
+		}, "consumers")
 	})
 
 	t.Run("a context of Next ends nothing", func(t *testing.T) {
