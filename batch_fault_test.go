@@ -46,12 +46,16 @@ func occupy(t testing.TB, nc *nats.Conn) (n int, end func()) {
 	}
 }
 
-// requireNoBatchUnderWay wants nobody to have left a batch behind.
+// requireNoBatchUnderWay wants nobody to have left a batch behind. What ended the last of them may have been sent on
+// another connection and be on its way: it is waited for, but less long than a server keeps a batch by itself, 10 s.
 func requireNoBatchUnderWay(t testing.TB, nc *nats.Conn) {
 	t.Helper()
-	n, end := occupy(t, nc)
-	end()
-	require.Equal(t, mostBatches, n, "batches that could be begun")
+	for begun, n := time.Now(), 0; n < mostBatches; { // or more, where to begin them takes as long as that
+		require.Less(t, time.Since(begun), 5*time.Second, "only %d batches could be begun", n)
+		var end func()
+		n, end = occupy(t, nc)
+		end()
+	}
 }
 
 // twoPuts is a batch of two writes.
@@ -214,20 +218,22 @@ func TestBatchThatIsBeingSentEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	server := jskvtest.NewServer(t)
 	createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
-	watching := server.Conn()
-	nc := jskvtest.NewProxy(t, server.URL()).Conn()
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	keys := numbered(100)
+	nc := server.Conn(nats.SetCustomDialer(&tapped{sending: func(data string) string {
+		if strings.Contains(data, "$KV.b."+keys[0]) { // a client sends what is so large before it takes the next
+			cancel()
+		}
+		return data
+	}}))
 	b := openBucket(t, hasty(t, nc, time.Minute))
-	keys, batch := numbered(1000), b.NewBatch()
+	batch := b.NewBatch()
 	for _, key := range keys {
 		batch.Put(key, strings.Repeat("v", 64<<10))
 	}
-	ctx, cancel := context.WithCancel(testContext(t))
-	defer cancel()
-	_, err := watching.Subscribe("$KV.b."+keys[0], func(*nats.Msg) { cancel() })
-	require.NoError(t, err)
-	require.NoError(t, watching.Flush())
 	sent := nc.Stats().OutMsgs
-	_, err = batch.Commit(ctx)
+	_, err := batch.Commit(ctx)
 	requireIs(t, err, context.Canceled)
 	require.True(t, jskv.SafeToRetry(err))
 	require.Less(t, nc.Stats().OutMsgs-sent, uint64(len(keys)))
@@ -269,11 +275,14 @@ func TestBatchWhoseAnswerIsLostMayHaveHappened(t *testing.T) {
 	server := jskvtest.NewServer(t)
 	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
 	proxy := jskvtest.NewProxy(t, server.URL())
-	js := hasty(t, proxy.Conn(), 300*time.Millisecond)
+	js := proxy.JetStream()
+	b := openBucket(t, js)
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
 	lost := proxy.CutOn(jskvtest.ToClient, `"seq":2`)
-	_, err := twoPuts(openBucket(t, js)).Commit(context.Background())
-	<-lost
-	requireIs(t, err, jskv.ErrOutcomeUnknown)
+	go func() { <-lost; cancel() }()
+	_, err := twoPuts(b).Commit(ctx)
+	requireIs(t, err, jskv.ErrOutcomeUnknown, context.Canceled)
 	requireNames(t, err, " b: ")
 	require.False(t, jskv.SafeToRetry(err))
 	require.Len(t, getMany(t, direct, "first", "second"), 2)
@@ -320,27 +329,33 @@ func TestBatchCutInItsMiddleIsStoredWholeOrNotAtAll(t *testing.T) {
 	direct := createBucket(t, server.JetStream(), inMemory, jskv.WithTransactions())
 	proxy := jskvtest.NewProxy(t, server.URL())
 	nc := proxy.Conn()
-	b := openBucket(t, hasty(t, nc, 500*time.Millisecond))
+	b := openBucket(t, hasty(t, nc, time.Minute))
 	for i, part := range []string{"part 0", "part 1", "part 2"} {
+		ctx, cancel := context.WithCancel(testContext(t))
+		reconnects := nc.Stats().Reconnects
 		cut := proxy.CutOn(jskvtest.ToServer, part)
+		go func() { <-cut; time.AfterFunc(500*time.Millisecond, cancel) }()
 		batch := b.NewBatch()
 		for j := range 3 {
 			batch.Put(strconv.Itoa(j), fmt.Sprint("part ", j, " of ", i))
 		}
-		_, err := batch.Commit(context.Background())
+		_, err := batch.Commit(ctx)
 		<-cut
 		got := getMany(t, direct, "0", "1", "2")
 		stored := strings.HasSuffix(got["0"].Value, fmt.Sprint(" of ", i))
-		if err != nil { // it may have come again, and its answer too late
-			requireIs(t, err, jskv.ErrOutcomeUnknown)
-		} else {
+		switch {
+		case err == nil:
 			require.True(t, stored)
+		case stored: // it has come again, and its answer too late
+			requireIs(t, err, jskv.ErrOutcomeUnknown)
+		default:
+			requireIs(t, err, context.Canceled)
 		}
 		for j := range 3 {
 			e := got[strconv.Itoa(j)]
 			require.Equal(t, stored, strings.HasSuffix(e.Value, fmt.Sprint(" of ", i)), "%q after %v", e.Value, err)
 		}
-		eventually(t, nc.IsConnected, "the connection is back")
+		eventually(t, func() bool { return nc.Stats().Reconnects > reconnects && nc.IsConnected() }, "the connection is back")
 		require.NoError(t, nc.FlushWithContext(testContext(t)))
 	}
 }
@@ -350,21 +365,27 @@ func TestASingleWriteThatIsGivenUpSendsNothingElse(t *testing.T) {
 	server := jskvtest.NewServer(t)
 	direct := createBucket(t, server.JetStream(), inMemory)
 	proxy := jskvtest.NewProxy(t, server.URL())
-	b := openBucket(t, hasty(t, proxy.Conn(), 100*time.Millisecond))
+	b := openBucket(t, proxy.JetStream())
 	nc := server.Conn()
 	published, err := nc.SubscribeSync("$KV.b.>")
 	require.NoError(t, err)
 	require.NoError(t, nc.Flush())
 	proxy.Stall(jskvtest.ToClient)
-	_, err = b.NewBatch().Put("k", "v").Commit(context.Background())
-	requireIs(t, err, jskv.ErrOutcomeUnknown)
-	proxy.Heal()
-	mustPut(t, b, "behind", "v")
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- second(b.NewBatch().Put("k", "v").Commit(ctx)) }()
 	for _, want := range []string{"$KV.b.k", "$KV.b.behind"} {
 		msg, err := published.NextMsgWithContext(testContext(t))
 		require.NoError(t, err)
 		require.Equal(t, want, msg.Subject)
 		require.Empty(t, msg.Header, "a server without batches would store this one")
+		if want == "$KV.b.k" {
+			cancel()
+			requireIs(t, <-ended, jskv.ErrOutcomeUnknown)
+			proxy.Heal()
+			mustPut(t, b, "behind", "v")
+		}
 	}
 	require.Equal(t, "v", getMany(t, direct, "k")["k"].Value)
 }

@@ -135,11 +135,13 @@ func TestGetManyReadsABucketThatIsMadeAgainMeanwhile(t *testing.T) {
 		if err := jskv.DeleteBucket(ctx, js, "b"); err != nil {
 			return err
 		}
-		again, err := jskv.CreateBucket(ctx, js, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage}, jskv.String())
-		if err == nil {
-			_, err = again.Put(ctx, keys[9], "new")
-		}
-		return err
+		return untilRemoved(ctx, func() error {
+			again, err := jskv.CreateBucket(ctx, js, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage}, jskv.String())
+			if err == nil {
+				_, err = again.Put(ctx, keys[9], "new")
+			}
+			return err
+		})
 	})
 	got := getMany(t, b, keys...)
 	require.True(t, acted())

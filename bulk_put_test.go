@@ -324,6 +324,8 @@ func TestPutManyEndsSoonWhenItIsCancelled(t *testing.T) {
 		require.GreaterOrEqual(t, unknown, len(failed.Failed)-1, "those that were on their way, and one may have waited for its place")
 
 		// A context that has ended already sends nothing.
+		proxy.Heal()
+		mustPut(t, b, "behind", "all that was on its way")
 		before, err := direct.Stream().Info(testContext(t))
 		require.NoError(t, err)
 		n, err = direct.PutMany(ctx, endless(&yielded))
