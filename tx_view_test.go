@@ -64,16 +64,22 @@ func rivalBefore(t testing.TB, server *jskvtest.Server, is func(data string) boo
 	}
 }
 
-// rivalBetween is rivalBefore the second request of a read.
+// rivalBetween is rivalBefore the second request of a read. The first one is asked again where its answer is late.
 func rivalBetween(t testing.TB, server *jskvtest.Server, act func() error) (b *jskv.Bucket[string], acted func() bool) {
 	t.Helper()
-	reads := 0
+	first := ""
 	return rivalBefore(t, server, func(data string) bool {
-		opens := strings.Contains(data, "$JS.API.STREAM.INFO.KV_b ") && reads == 0
-		if strings.Contains(data, "$JS.API.") && !opens {
-			reads++
+		_, subject, reads := strings.Cut(data, "$JS.API.")
+		opens := strings.HasPrefix(subject, "STREAM.INFO.KV_b ") && first == ""
+		if !reads || opens {
+			return false
 		}
-		return reads == 2
+		subject, _, _ = strings.Cut(subject, " ")
+		_, question, _ := strings.Cut(data, "\r\n")
+		if first == "" {
+			first = subject + question
+		}
+		return subject+question != first
 	}, act)
 }
 
@@ -257,13 +263,18 @@ func TestTransactPaysOneMoreRequestForAKeyThatIsNotThere(t *testing.T) {
 			require.NoError(t, err)
 		})
 	}
-	transact(t, b, func(tx *jskv.Tx[string]) error {
-		require.Equal(t, 1, requests(tx, append(keys[:500:500], "none")...))
-		require.Equal(t, 1, requests(tx, keys[:800]...))
-		require.Equal(t, 2, requests(tx, "neither"))
-		require.Equal(t, 1, requests(tx, keys...))
-		require.Zero(t, requests(tx, "none", "neither", keys[0]))
-		return nil
+	onceInThree(t, []int{1, 1, 2, 1, 0}, func() (made []int) {
+		transact(t, b, func(tx *jskv.Tx[string]) error {
+			made = []int{
+				requests(tx, append(keys[:500:500], "none")...),
+				requests(tx, keys[:800]...),
+				requests(tx, "neither"),
+				requests(tx, keys...),
+				requests(tx, "none", "neither", keys[0]),
+			}
+			return nil
+		})
+		return made
 	})
 }
 

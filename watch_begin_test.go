@@ -28,6 +28,7 @@ func (r *reading) relayed(handle func(msg *nats.Msg, pass func(*nats.Msg))) {
 		if err := nc.PublishMsg(&nats.Msg{Subject: "$JS" + strings.TrimPrefix(msg.Subject, "relay"), Reply: msg.Reply, Data: msg.Data}); err != nil {
 			r.t.Errorf("relay %s: %v", msg.Subject, err)
 		}
+		_ = nc.Flush() // what the test does then through another connection comes after it
 	}
 	sub, err := nc.Subscribe("relay.API.>", func(msg *nats.Msg) { handle(msg, pass) })
 	require.NoError(r.t, err)

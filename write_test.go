@@ -382,9 +382,10 @@ func TestAWriteWaitsUntilTheBucketListens(t *testing.T) {
 	deaf.Subjects = []string{"elsewhere"}
 	_, err = js.UpdateStream(ctx, deaf)
 	require.NoError(t, err)
-	asked, err := srv.Conn().SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+	spy := srv.Conn()
+	asked, err := spy.SubscribeSync("$JS.API.STREAM.INFO.KV_b")
 	require.NoError(t, err)
-	require.NoError(t, srv.Conn().Flush())
+	require.NoError(t, spy.Flush())
 
 	written := make(chan error, 1)
 	go func() { written <- second(b.Put(ctx, "k", "v")) }()
