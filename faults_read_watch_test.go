@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/internal/leak"
 	"github.com/seed646b090f/jskv/jskvtest"
 )
 
@@ -46,8 +47,7 @@ func TestFault3AReaderStoppedHalfReadLeavesNoGoroutine(t *testing.T) {
 		m.Stop()
 		r.requireNothingLeft()
 	}
-	require.Eventually(t, func() bool { return goleak.Find(before) == nil }, soon, tick) // the server's may end late
-	require.NoError(t, goleak.Find(before))
+	require.NoError(t, leak.Find(before))
 
 	blocked := func() int { return len(stockBlocked.FindAllString(goroutines(t), -1)) }
 	others := blocked() // of earlier tests

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/internal/leak"
 	"github.com/seed646b090f/jskv/jskvtest"
 )
 
@@ -32,22 +33,7 @@ func TestMain(m *testing.M) {
 	moreParallel()
 	// Some tests show faults of the stock client, of which this is one: a watcher, or a list made by one, that
 	// was stopped while it delivered may leave its goroutine behind. Nothing here makes such watchers else.
-	ignored := goleak.IgnoreAnyFunction("github.com/nats-io/nats.go/jetstream.(*kvs).WatchFiltered.func1")
-	goleak.VerifyTestMain(patientMain{m, ignored}, ignored)
-}
-
-// patientMain waits for goroutines that end by themselves, but late, on a machine that stands still for a moment:
-// goleak looks again for less than half a second.
-type patientMain struct {
-	*testing.M
-	ignored goleak.Option
-}
-
-func (m patientMain) Run() int {
-	code := m.M.Run()
-	for end := time.Now().Add(soon); code == 0 && goleak.Find(m.ignored) != nil && time.Now().Before(end); {
-	}
-	return code
+	leak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/nats-io/nats.go/jetstream.(*kvs).WatchFiltered.func1"))
 }
 
 // moreParallel has three times as many tests run at a time as there are processors, unless the command

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/internal/leak"
 	"github.com/seed646b090f/jskv/jskvtest"
 )
 
@@ -49,13 +50,7 @@ func TestAThousandWatchersStoppedHalfReadLeaveNothing(t *testing.T) {
 	}
 	wg.Wait()
 	r.requireNothingLeft()
-	var left error
-	for range 40 { // each looks for half a second: the server has goroutines, too, which may end later
-		if left = goleak.Find(before); left == nil {
-			break
-		}
-	}
-	require.NoError(t, left)
+	require.NoError(t, leak.Find(before))
 }
 
 // stopCases are the moments in which a reader is stopped.

@@ -13,14 +13,14 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/seed646b090f/jskv"
+	"github.com/seed646b090f/jskv/internal/leak"
 	"github.com/seed646b090f/jskv/jskvtest"
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 // patience bounds everything that a test waits for, far above what it needs.

@@ -13,7 +13,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
+
+	"github.com/seed646b090f/jskv/internal/leak"
 )
 
 // soon and tick bound and pace the polling of conditions.
@@ -23,7 +24,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m)
+	leak.VerifyTestMain(m)
 }
 
 // fakeT stands in for the test where a helper is to fail, or where there is no test.

@@ -106,7 +106,7 @@ func TestCutAndResetEndAllConnections(t *testing.T) {
 				two := p.Conn()
 				tt.cut(p)
 				for _, nc := range []*nats.Conn{one, two} {
-					require.Eventually(t, func() bool { return nc.Stats().Reconnects == 1 && nc.IsConnected() }, soon, tick)
+					require.Eventually(t, func() bool { return nc.Stats().Reconnects > 0 && nc.IsConnected() }, soon, tick)
 				}
 				requireCuts(t, cuts, 1)
 			})
@@ -263,7 +263,7 @@ func TestBlackholeLosesAndHealResets(t *testing.T) {
 			require.True(t, nc.IsConnected())
 
 			p.Heal()
-			require.Eventually(t, func() bool { return nc.Stats().Reconnects == 1 && nc.IsConnected() }, soon, tick)
+			require.Eventually(t, func() bool { return nc.Stats().Reconnects > 0 && nc.IsConnected() }, soon, tick)
 			requireCuts(t, cuts, 1)
 			want := []string{"two"}
 			if tt.applied {

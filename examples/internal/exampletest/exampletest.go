@@ -20,8 +20,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
+	"github.com/seed646b090f/jskv/internal/leak"
 	"github.com/seed646b090f/jskv/jskvtest"
 )
 
@@ -41,7 +41,7 @@ func Main(m *testing.M) int {
 		panic(string(out))
 	}
 	status := m.Run()
-	if err := goleak.Find(); status == 0 && err != nil {
+	if err := leak.Find(); status == 0 && err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
