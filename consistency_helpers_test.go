@@ -101,24 +101,31 @@ func settle(ctx context.Context, js jetstream.JetStream) {
 	}
 }
 
-// stepDowns makes whoever leads the bucket step down every d, until stop is called, which returns
-// how many did. It does not wait for the next leader.
-func stepDowns(t testing.TB, cluster *jskvtest.Cluster, d time.Duration) (stop func() int) {
+// steps makes leaders step down, until stop is called.
+type steps struct {
+	made atomic.Int64
+	stop func()
+}
+
+// few reports whether so few leaders have stepped down that what is tested may not have met it.
+func (s *steps) few() bool { return s.made.Load() < 2 }
+
+// stepDowns makes whoever leads the bucket step down every d. It does not wait for the next leader.
+func stepDowns(t testing.TB, cluster *jskvtest.Cluster, d time.Duration) *steps {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan int)
+	s, done := &steps{}, make(chan struct{})
 	go func() {
-		n := 0
+		defer close(done)
 		for wait(ctx, d) {
 			if stepDown(cluster) {
-				n++
+				s.made.Add(1)
 			}
 		}
-		done <- n
 	}()
-	stop = sync.OnceValue(func() int { cancel(); return <-done })
-	t.Cleanup(func() { stop() })
-	return stop
+	s.stop = func() { cancel(); <-done }
+	t.Cleanup(s.stop)
+	return s
 }
 
 func stepDown(cluster *jskvtest.Cluster) bool {
@@ -144,6 +151,7 @@ func wait(ctx context.Context, d time.Duration) bool {
 
 // findings gathers what is wrong in goroutines, which may not end a test themselves.
 type findings struct {
+	lacks  func() bool // whether too little has happened meanwhile, nil where nothing has to
 	checks atomic.Int64
 	mu     sync.Mutex
 	wrong  []string
@@ -161,19 +169,20 @@ func (f *findings) check(ok bool, format string, args ...any) {
 }
 
 // unfinished reports whether there is to be more checked: until end, and where the machine has
-// much else to do until `least` checks were made.
+// much else to do until `least` checks were made and nothing lacks.
 func (f *findings) unfinished(end time.Time, least int64) bool {
 	left := time.Until(end)
-	return left > 0 || left > -soon && f.checks.Load() < least
+	return left > 0 || left > -soon && (f.checks.Load() < least || f.lacks != nil && f.lacks())
 }
 
-// requireNone wants nothing to be wrong after at least `least` checks.
+// requireNone wants nothing to be wrong after at least `least` checks, and nothing to lack.
 func (f *findings) requireNone(t testing.TB, least int64) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	require.Empty(t, f.wrong[:min(5, len(f.wrong))], "%d of %d checks", len(f.wrong), f.checks.Load())
 	require.GreaterOrEqual(t, f.checks.Load(), least, "too little was checked")
+	require.False(t, f.lacks != nil && f.lacks(), "too little happened meanwhile")
 }
 
 // session writes and reads by one handle, and checks that every read has what the handle was
@@ -185,16 +194,14 @@ type session struct {
 }
 
 // sessions runs one for each handle at the same time, for so long; every `lists` rounds they read
-// lists, too, unless it is 0. It wants nothing to be wrong, and `least` checks.
-func sessions(t testing.TB, all []*jskv.Bucket[string], length time.Duration, lists int, least int64) {
+// lists, too, unless it is 0. It wants nothing to be wrong, `least` checks, and nothing to lack.
+func sessions(t testing.TB, all []*jskv.Bucket[string], length time.Duration, lists int, least int64, lacks func() bool) {
 	t.Helper()
 	end := time.Now().Add(length)
-	var (
-		found findings
-		group sync.WaitGroup
-	)
+	found := &findings{lacks: lacks}
+	var group sync.WaitGroup
 	for i, b := range all {
-		s := session{&found, b, fmt.Sprint("session", i)}
+		s := session{found, b, fmt.Sprint("session", i)}
 		group.Go(func() {
 			for round := 0; found.unfinished(end, least); round++ {
 				s.round(fmt.Sprint(round), lists > 0 && round%lists == 0)

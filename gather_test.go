@@ -82,8 +82,8 @@ func TestReadsThatShareARequestOfReplicasHaveWhatTheHandleWasAcknowledgedFor(t *
 	}
 	b := handles(t, cluster, 1)[0]
 	stop()
-	stepDowns(t, cluster, 200*time.Millisecond)
-	sessions(t, slices.Repeat([]*jskv.Bucket[string]{b}, 16), *duration, 0, 50)
+	changes := stepDowns(t, cluster, 200*time.Millisecond)
+	sessions(t, slices.Repeat([]*jskv.Bucket[string]{b}, 16), *duration, 0, 50, changes.few)
 }
 
 func crowdReads(t *testing.T, b *jskv.Bucket[string]) {
