@@ -186,12 +186,12 @@ func TestModifyCountsOnceWhileLeadersChange(t *testing.T) {
 			t.Parallel()
 			cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
 			waitForReplicas(t, cluster)
-			changes := stepDowns(t, cluster, 150*time.Millisecond)
-			found := findings{lacks: changes.few} // none: it tells when to end
 			var (
+				found            findings // none: it tells when to end
 				mu               sync.Mutex
 				counted, unknown int
 			)
+			stop := stepDowns(t, cluster, 150*time.Millisecond, &found)
 			const least = 11
 			end := time.Now().Add(*duration)
 			for _, err := range atOnce(handles(t, cluster, 3, opts...), 6, func(b *jskv.Bucket[string], _ int) error {
@@ -216,7 +216,7 @@ func TestModifyCountsOnceWhileLeadersChange(t *testing.T) {
 			}) {
 				require.NoError(t, err)
 			}
-			changes.stop()
+			stop()
 			found.requireNone(t, least)
 			var n int
 			require.Eventually(t, func() bool {

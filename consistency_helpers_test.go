@@ -101,31 +101,28 @@ func settle(ctx context.Context, js jetstream.JetStream) {
 	}
 }
 
-// steps makes leaders step down, until stop is called.
-type steps struct {
-	made atomic.Int64
-	stop func()
-}
-
-// few reports whether so few leaders have stepped down that what is tested may not have met it.
-func (s *steps) few() bool { return s.made.Load() < 2 }
-
-// stepDowns makes whoever leads the bucket step down every d. It does not wait for the next leader.
-func stepDowns(t testing.TB, cluster *jskvtest.Cluster, d time.Duration) *steps {
+// stepDowns makes whoever leads the bucket step down every d, until stop is called. What is found is to be so
+// with more than one. It does not wait for the next leader, but leaves him the time for some of what is checked:
+// on a slow machine there would be none for anything.
+func stepDowns(t testing.TB, cluster *jskvtest.Cluster, d time.Duration, found *findings) (stop func()) {
 	t.Helper()
+	const some = 10
 	ctx, cancel := context.WithCancel(context.Background())
-	s, done := &steps{}, make(chan struct{})
+	done := make(chan struct{})
+	var steps atomic.Int64
+	found.lacks = func() bool { return steps.Load() < 2 }
 	go func() {
 		defer close(done)
-		for wait(ctx, d) {
-			if stepDown(cluster) {
-				s.made.Add(1)
+		for next := int64(0); wait(ctx, d); {
+			if found.checks.Load() >= next && stepDown(cluster) {
+				steps.Add(1)
+				next = found.checks.Load() + some
 			}
 		}
 	}()
-	s.stop = func() { cancel(); <-done }
-	t.Cleanup(s.stop)
-	return s
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
+	return stop
 }
 
 func stepDown(cluster *jskvtest.Cluster) bool {
@@ -194,11 +191,10 @@ type session struct {
 }
 
 // sessions runs one for each handle at the same time, for so long; every `lists` rounds they read
-// lists, too, unless it is 0. It wants nothing to be wrong, `least` checks, and nothing to lack.
-func sessions(t testing.TB, all []*jskv.Bucket[string], length time.Duration, lists int, least int64, lacks func() bool) {
+// lists, too, unless it is 0. It wants nothing to be wrong, and `least` checks.
+func sessions(t testing.TB, found *findings, all []*jskv.Bucket[string], length time.Duration, lists int, least int64) {
 	t.Helper()
 	end := time.Now().Add(length)
-	found := &findings{lacks: lacks}
 	var group sync.WaitGroup
 	for i, b := range all {
 		s := session{found, b, fmt.Sprint("session", i)}

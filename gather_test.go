@@ -82,8 +82,9 @@ func TestReadsThatShareARequestOfReplicasHaveWhatTheHandleWasAcknowledgedFor(t *
 	}
 	b := handles(t, cluster, 1)[0]
 	stop()
-	changes := stepDowns(t, cluster, 200*time.Millisecond)
-	sessions(t, slices.Repeat([]*jskv.Bucket[string]{b}, 16), *duration, 0, 50, changes.few)
+	var found findings
+	stepDowns(t, cluster, 200*time.Millisecond, &found)
+	sessions(t, &found, slices.Repeat([]*jskv.Bucket[string]{b}, 16), *duration, 0, 50)
 }
 
 func crowdReads(t *testing.T, b *jskv.Bucket[string]) {
