@@ -351,6 +351,19 @@ func TestAClosedCacheStaysReadableAndIsNoFailure(t *testing.T) {
 	requireNames(t, err, "wait for b")
 }
 
+// It gave up after half a second, as if it had to hurry because its context had ended.
+func TestCloseWaitsUntilTheServerHasNothingLeftOfTheCache(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, jetstream.KeyValueConfig{})
+	onceInThree(t, 0, func() int { // a server that is later still is not waited for
+		c := newCache(t, s.Bucket)
+		s.proxy.Delay(jskvtest.ToServer, 700*time.Millisecond)
+		defer s.proxy.Heal()
+		c.Close()
+		return jskvtest.ConsumerCount(t, s.admin, "b")
+	}, "consumers")
+}
+
 func TestACacheMayBeClosedFromInsideItsLoops(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{})
