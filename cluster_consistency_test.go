@@ -73,11 +73,11 @@ func answeredWhileLeadersChange(t *testing.T, cluster *jskvtest.Cluster) {
 // One process tells another the revision that it was acknowledged for; or asks the leader; or reads
 // a list, which is at least what the leader had when the call began.
 func writesOfAnotherHandle(t *testing.T, cluster *jskvtest.Cluster) {
-	ctx := testContext(t)
 	all := handles(t, cluster, 4)
 	writer, readers := all[3], all[:3]
 	var found findings
 	for i, end := 0, time.Now().Add(*duration); found.unfinished(end, 18); i++ {
+		ctx := testContext(t)
 		value := fmt.Sprint(i)
 		revision := mustPut(t, writer, "k", value)
 		fresh := mustPut(t, writer, "fresh."+value, value)

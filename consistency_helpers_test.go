@@ -146,6 +146,9 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// atLongest bounds what takes long where leaders change and the machine is slow.
+const atLongest = time.Minute
+
 // findings gathers what is wrong in goroutines, which may not end a test themselves.
 type findings struct {
 	lacks  func() bool // whether too little has happened meanwhile, nil where nothing has to
@@ -169,7 +172,7 @@ func (f *findings) check(ok bool, format string, args ...any) {
 // much else to do until `least` checks were made and nothing lacks.
 func (f *findings) unfinished(end time.Time, least int64) bool {
 	left := time.Until(end)
-	return left > 0 || left > -soon && (f.checks.Load() < least || f.lacks != nil && f.lacks())
+	return left > 0 || left > -atLongest && (f.checks.Load() < least || f.lacks != nil && f.lacks())
 }
 
 // requireNone wants nothing to be wrong after at least `least` checks, and nothing to lack.
@@ -209,7 +212,7 @@ func sessions(t testing.TB, found *findings, all []*jskv.Bucket[string], length 
 }
 
 func (s *session) round(value string, lists bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), atLongest)
 	defer cancel()
 	key, fresh := s.name+".key", s.name+".fresh"+value
 	revision, ok := s.write(key, value)
