@@ -112,6 +112,7 @@ func (b *Bucket[T]) Cache(ctx context.Context, filters ...string) (*Cache[T], er
 	c.follower = b.core.NewFollower(append([]string(nil), filters...), (*sink[T])(c))
 	go c.run(life)
 	if err := c.untilReady(ctx); err != nil {
+		c.end(nil) // not by Close, which waits longer for the server
 		c.Close()
 		return nil, b.failed("cache", "", err)
 	}

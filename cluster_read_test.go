@@ -261,8 +261,8 @@ func TestAListingIsWholeOrAnErrorWhileLeadersStepDown(t *testing.T) {
 			}
 		}
 	})
-	whole := 0
-	for deadline := time.Now().Add(4 * time.Second); time.Now().Before(deadline); {
+	var whole findings // none: it counts
+	for end := time.Now().Add(4 * time.Second); whole.unfinished(end, 1); {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		listed, err := jskv.Collect(r.Keys(ctx))
 		cancel()
@@ -272,10 +272,10 @@ func TestAListingIsWholeOrAnErrorWhileLeadersStepDown(t *testing.T) {
 		}
 		slices.Sort(listed)
 		requireSameKeys(t, keys, listed)
-		whole++
+		whole.check(true, "")
 	}
 	stop()
-	require.NotZero(t, whole)
+	whole.requireNone(t, 1)
 }
 
 // What a read asked with is used again by the next: an answer that comes when its reader has given up

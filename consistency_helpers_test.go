@@ -101,23 +101,27 @@ func settle(ctx context.Context, js jetstream.JetStream) {
 	}
 }
 
-// stepDowns makes whoever leads the bucket step down every d, until stop is called, which returns
-// how many did. It does not wait for the next leader.
-func stepDowns(t testing.TB, cluster *jskvtest.Cluster, d time.Duration) (stop func() int) {
+// stepDowns makes whoever leads the bucket step down every d, until stop is called. What is found is to be so
+// with more than one. It does not wait for the next leader, but leaves him the time for some of what is checked:
+// on a slow machine there would be none for anything.
+func stepDowns(t testing.TB, cluster *jskvtest.Cluster, d time.Duration, found *findings) (stop func()) {
 	t.Helper()
+	const some = 10
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan int)
+	done := make(chan struct{})
+	var steps atomic.Int64
+	found.lacks = func() bool { return steps.Load() < 2 }
 	go func() {
-		n := 0
-		for wait(ctx, d) {
-			if stepDown(cluster) {
-				n++
+		defer close(done)
+		for next := int64(0); wait(ctx, d); {
+			if found.checks.Load() >= next && stepDown(cluster) {
+				steps.Add(1)
+				next = found.checks.Load() + some
 			}
 		}
-		done <- n
 	}()
-	stop = sync.OnceValue(func() int { cancel(); return <-done })
-	t.Cleanup(func() { stop() })
+	stop = func() { cancel(); <-done }
+	t.Cleanup(stop)
 	return stop
 }
 
@@ -142,8 +146,12 @@ func wait(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// atLongest bounds what takes long where leaders change and the machine is slow.
+const atLongest = time.Minute
+
 // findings gathers what is wrong in goroutines, which may not end a test themselves.
 type findings struct {
+	lacks  func() bool // whether too little has happened meanwhile, nil where nothing has to
 	checks atomic.Int64
 	mu     sync.Mutex
 	wrong  []string
@@ -161,19 +169,20 @@ func (f *findings) check(ok bool, format string, args ...any) {
 }
 
 // unfinished reports whether there is to be more checked: until end, and where the machine has
-// much else to do until `least` checks were made.
+// much else to do until `least` checks were made and nothing lacks.
 func (f *findings) unfinished(end time.Time, least int64) bool {
 	left := time.Until(end)
-	return left > 0 || left > -soon && f.checks.Load() < least
+	return left > 0 || left > -atLongest && (f.checks.Load() < least || f.lacks != nil && f.lacks())
 }
 
-// requireNone wants nothing to be wrong after at least `least` checks.
+// requireNone wants nothing to be wrong after at least `least` checks, and nothing to lack.
 func (f *findings) requireNone(t testing.TB, least int64) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	require.Empty(t, f.wrong[:min(5, len(f.wrong))], "%d of %d checks", len(f.wrong), f.checks.Load())
 	require.GreaterOrEqual(t, f.checks.Load(), least, "too little was checked")
+	require.False(t, f.lacks != nil && f.lacks(), "too little happened meanwhile")
 }
 
 // session writes and reads by one handle, and checks that every read has what the handle was
@@ -186,15 +195,12 @@ type session struct {
 
 // sessions runs one for each handle at the same time, for so long; every `lists` rounds they read
 // lists, too, unless it is 0. It wants nothing to be wrong, and `least` checks.
-func sessions(t testing.TB, all []*jskv.Bucket[string], length time.Duration, lists int, least int64) {
+func sessions(t testing.TB, found *findings, all []*jskv.Bucket[string], length time.Duration, lists int, least int64) {
 	t.Helper()
 	end := time.Now().Add(length)
-	var (
-		found findings
-		group sync.WaitGroup
-	)
+	var group sync.WaitGroup
 	for i, b := range all {
-		s := session{&found, b, fmt.Sprint("session", i)}
+		s := session{found, b, fmt.Sprint("session", i)}
 		group.Go(func() {
 			for round := 0; found.unfinished(end, least); round++ {
 				s.round(fmt.Sprint(round), lists > 0 && round%lists == 0)
@@ -206,7 +212,7 @@ func sessions(t testing.TB, all []*jskv.Bucket[string], length time.Duration, li
 }
 
 func (s *session) round(value string, lists bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), atLongest)
 	defer cancel()
 	key, fresh := s.name+".key", s.name+".fresh"+value
 	revision, ok := s.write(key, value)

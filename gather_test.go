@@ -92,9 +92,9 @@ func TestReadsThatShareARequestOfReplicasHaveWhatTheHandleWasAcknowledgedFor(t *
 	}
 	b := handles(t, cluster, 1)[0]
 	stop()
-	peace := stepDowns(t, cluster, 200*time.Millisecond)
-	defer time.AfterFunc(*duration, func() { peace() }).Stop() // what has begun then can end
-	sessions(t, slices.Repeat([]*jskv.Bucket[string]{b}, 16), *duration, 0, 50)
+	var found findings
+	stepDowns(t, cluster, 200*time.Millisecond, &found)
+	sessions(t, &found, slices.Repeat([]*jskv.Bucket[string]{b}, 16), *duration, 0, 50)
 }
 
 func crowdReads(t *testing.T, b *jskv.Bucket[string]) {

@@ -283,8 +283,8 @@ func (r *Reader) ended(ctx context.Context) error {
 
 // cause is why a watcher's life has ended: ErrWatcherStopped or the error of its context.
 func cause(life context.Context) error {
-	if cause := context.Cause(life); cause == ErrWatcherStopped {
-		return cause
+	if errors.Is(context.Cause(life), ErrWatcherStopped) { // in a cache's own words, too
+		return ErrWatcherStopped
 	}
 	return life.Err()
 }
