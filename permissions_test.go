@@ -171,7 +171,7 @@ func (p *permit) call(g *guest) error {
 	if p.fails() {
 		return p.run(context.Background(), g)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	return p.run(ctx, g)
 }
