@@ -112,7 +112,7 @@ func (b *Bucket[T]) Cache(ctx context.Context, filters ...string) (*Cache[T], er
 	c.follower = b.core.NewFollower(append([]string(nil), filters...), (*sink[T])(c))
 	go c.run(life)
 	if err := c.untilReady(ctx); err != nil {
-		c.end(nil) // not by Close, which waits longer for the server
+		c.end(nil) // first: Close would wait longer for the server
 		c.Close()
 		return nil, b.failed("cache", "", err)
 	}
@@ -155,8 +155,8 @@ func (c *Cache[T]) untilReady(ctx context.Context) error {
 func (c *Cache[T]) run(ctx context.Context) {
 	defer close(c.done)
 	err := c.follower.Run(ctx)
-	if cause := context.Cause(ctx); errors.Is(cause, errClosed) {
-		err = cause
+	if context.Cause(ctx) == ErrWatcherStopped { // itself: the caller's context may end with another's
+		err = errClosed
 	}
 	c.end(nil) // of ctx nobody needs to be told any more
 	c.mu.Lock()
@@ -258,10 +258,11 @@ func (c *Cache[T]) Err() error {
 	return c.bucket.failed("cache", "", c.err)
 }
 
-// Close ends the cache and waits until nothing of it runs. What it has copied stays readable. It
-// may be called twice, and from inside a loop over the cache.
+// Close ends the cache and waits until nothing of it runs, for two seconds at most for the server to
+// confirm that there is nothing left of it there. What it has copied stays readable. It may be called
+// twice, and from inside a loop over the cache.
 func (c *Cache[T]) Close() {
-	c.end(errClosed)
+	c.end(ErrWatcherStopped)
 	<-c.done
 }
 

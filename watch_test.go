@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -224,6 +225,38 @@ func (c *ending) Err() error {
 		return c.err
 	}
 	return nil
+}
+
+// A context may end because another watcher was stopped, as the one of a group of goroutines does with the first
+// error. The others were not stopped.
+func TestAContextThatEndsWithAnothersStopIsNoStop(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{})
+	for because, cause := range map[string]error{
+		"a watcher was stopped": fmt.Errorf("another: %w", jskv.ErrWatcherStopped),
+		"a cache was closed": func() error {
+			c := newCache(t, r.Bucket)
+			c.Close()
+			return c.Wait(testContext(t), 1000)
+		}(),
+	} {
+		require.ErrorIs(t, cause, jskv.ErrWatcherStopped)
+		ctx, cancel := context.WithCancelCause(context.Background())
+		w, err := r.Watch(ctx, jskv.AllKeys)
+		require.NoError(t, err)
+		c, err := r.Cache(ctx)
+		require.NoError(t, err)
+		cancel(cause)
+		_, err = w.Next(testContext(t))
+		requireIs(t, err, context.Canceled)
+		require.NotErrorIs(t, err, jskv.ErrWatcherStopped, because)
+		eventually(t, func() bool { return c.Err() != nil }, "the cache ends")
+		requireIs(t, c.Err(), context.Canceled)
+		w.Stop()
+		c.Close()
+		requireIs(t, c.Err(), context.Canceled)
+	}
+	r.requireNothingLeft()
 }
 
 func TestUpdatesEndsWithTheErrorOfTheWatchersContext(t *testing.T) {

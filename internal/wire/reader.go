@@ -283,8 +283,8 @@ func (r *Reader) ended(ctx context.Context) error {
 
 // cause is why a watcher's life has ended: ErrWatcherStopped or the error of its context.
 func cause(life context.Context) error {
-	if errors.Is(context.Cause(life), ErrWatcherStopped) { // in a cache's own words, too
-		return ErrWatcherStopped
+	if cause := context.Cause(life); cause == ErrWatcherStopped { // itself: the caller's context may end with another's
+		return cause
 	}
 	return life.Err()
 }
