@@ -293,19 +293,11 @@ func TestPutManyEndsSoonWhenItIsCancelled(t *testing.T) {
 		defer cancel()
 		var yielded int
 		var cancelled time.Time
-		n, err := b.PutMany(ctx, func(yield func(string, string) bool) {
-			for key, value := range endless(&yielded) {
-				if yielded == 600 { // all of which but the 100 that may be pending are done
-					cancelled = time.Now()
-					time.AfterFunc(100*time.Millisecond, cancel) // when it waits, or not yet
-				}
-				if !yield(key, value) {
-					return
-				}
-			}
-		}, jskv.MaxPending(100), jskv.Progress(func(done int) {
+		n, err := b.PutMany(ctx, endless(&yielded), jskv.MaxPending(100), jskv.Progress(func(done int) {
 			if done == 500 {
 				proxy.Stall(jskvtest.ToClient)
+				cancelled = time.Now()
+				time.AfterFunc(200*time.Millisecond, cancel) // when it waits, or not yet
 			}
 		}))
 		require.Less(t, time.Since(cancelled), soon)

@@ -125,7 +125,7 @@ func deathOfAHost(t *testing.T) time.Duration {
 	first := r.surely("first", "v")
 	seen := map[string]bool{}
 	probe := r.watch()
-	host := r.cluster.ConsumerLeader("b", r.newConsumer(seen))
+	host := r.newHost(seen)
 	probe.Stop()
 
 	// All the readers are on servers that go on, and the consumer of one on the server that does
@@ -136,7 +136,7 @@ func deathOfAHost(t *testing.T) time.Duration {
 	for found := false; !found; {
 		require.Less(t, len(hosted), 50, "no consumer is made on server %d", host)
 		hosted = append(hosted, record(t, "updates only", r.watch(jskv.UpdatesOnly())))
-		found = r.cluster.ConsumerLeader("b", r.newConsumer(seen)) == host
+		found = r.newHost(seen) == host
 	}
 	plain := record(t, "plain", r.watch())
 	plain.until(first)
@@ -158,24 +158,26 @@ func deathOfAHost(t *testing.T) time.Duration {
 	return late
 }
 
-// newConsumer is the name of a consumer of the bucket that is not in seen, and puts it there.
-func (r *clusterReading) newConsumer(seen map[string]bool) string {
+// newHost is the server that hosts a consumer of the bucket that is not in seen, and puts that there. A consumer whose
+// making was answered late may be gone in the next moment.
+func (r *clusterReading) newHost(seen map[string]bool) int {
 	r.t.Helper()
-	var found string
-	require.Eventually(r.t, func() bool {
+	host := -1
+	eventually(r.t, func() bool {
 		stream, err := r.admin.Stream(testContext(r.t), "KV_b")
 		if err != nil {
 			return false
 		}
-		for name := range stream.ConsumerNames(testContext(r.t)).Name() {
-			if !seen[name] {
-				found = name
+		for info := range stream.ListConsumers(testContext(r.t)).Info() {
+			for i := range 3 {
+				if !seen[info.Name] && r.cluster.Server(i).Name() == info.Cluster.Leader {
+					host, seen[info.Name] = i, true
+				}
 			}
 		}
-		return found != ""
-	}, soon, tick)
-	seen[found] = true
-	return found
+		return host >= 0
+	}, "a consumer has a host")
+	return host
 }
 
 func TestNothingIsLostWhenTheClientsServerGoesAndComes(t *testing.T) {
