@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -350,6 +351,7 @@ func TestBatchCutInItsMiddleIsStoredWholeOrNotAtAll(t *testing.T) {
 			requireIs(t, err, jskv.ErrOutcomeUnknown)
 		default:
 			requireIs(t, err, context.Canceled)
+			require.True(t, errors.Is(err, jskv.ErrOutcomeUnknown) || jskv.SafeToRetry(err), "%v", err)
 		}
 		for j := range 3 {
 			e := got[strconv.Itoa(j)]

@@ -24,7 +24,7 @@ func TestPutManyReportsWhatWasLostWithAConnection(t *testing.T) {
 	direct := createBucket(t, server.JetStream(), inMemory)
 	proxy := jskvtest.NewProxy(t, server.URL())
 	nc := proxy.Conn()
-	b := openBucket(t, hasty(t, nc, 3*time.Second))
+	b := openBucket(t, hasty(t, nc, 5*time.Second))
 	lost := proxy.CutOn(jskvtest.ToClient, `"seq":500}`) // an acknowledgement
 	keys := numbered(2000)
 	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {

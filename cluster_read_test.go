@@ -263,7 +263,7 @@ func TestAListingIsWholeOrAnErrorWhileLeadersStepDown(t *testing.T) {
 			}
 		}
 	})
-	var whole findings // none: it counts
+	var whole findings // counts whole listings only
 	for end := time.Now().Add(4 * time.Second); whole.unfinished(end, 1); {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		listed, err := jskv.Collect(r.Keys(ctx))

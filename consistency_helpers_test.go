@@ -102,7 +102,7 @@ func settle(ctx context.Context, js jetstream.JetStream) {
 }
 
 // stepDowns makes whoever leads the bucket step down every d, until stop is called. What is found is to be so
-// with more than one. It does not wait for the next leader, but leaves him the time for some of what is checked:
+// with more than one. It does not wait for the next leader, but leaves it the time for some of what is checked:
 // on a slow machine there would be none for anything.
 func stepDowns(t testing.TB, cluster *jskvtest.Cluster, d time.Duration, found *findings) (stop func()) {
 	t.Helper()

@@ -218,6 +218,7 @@ func TestAMissingPermissionOfManyWritesIsToldInTime(t *testing.T) {
 				for i := 0; i < 1000 && yield(fmt.Sprint("secret.", i), "v"); i++ {
 				}
 			})
+			t.Log(err)
 			return errors.Is(err, jskv.ErrPermission) && time.Since(begun) < inTime
 		})
 	})

@@ -253,8 +253,8 @@ func TestFault28AMissingPermissionIsNamed(t *testing.T) {
 	require.NotErrorIs(t, err, nats.ErrPermissionViolation)
 
 	b := openBucket(t, js)
-	put := refusal(func() error { return second(b.Put(context.Background(), "secret", "v")) })
-	get := refusal(func() error { return second(b.Get(context.Background(), "secret")) })
+	put := refusal(t, func() error { return second(b.Put(context.Background(), "secret", "v")) })
+	get := refusal(t, func() error { return second(b.Get(context.Background(), "secret")) })
 	for _, err := range []error{put, get} {
 		requireIs(t, err, jskv.ErrPermission, nats.ErrPermissionViolation)
 		require.Contains(t, err.Error(), "$KV.b.secret")

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed646b090f/jskv"
@@ -43,7 +44,7 @@ func newSpy(t testing.TB, nc *nats.Conn) *spy {
 func (s *spy) asks(t testing.TB) (asked func() (together bool)) {
 	single, shared := s.single.Load(), s.shared.Load()
 	return func() bool {
-		eventually(t, func() bool { return s.shared.Load() > shared || s.single.Load() >= single+crowd }, "the crowd asks")
+		assert.Eventually(t, func() bool { return s.shared.Load() > shared || s.single.Load() >= single+crowd }, soon, tick, "the crowd asks")
 		return s.shared.Load() > shared
 	}
 }

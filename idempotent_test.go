@@ -344,11 +344,13 @@ func TestAnIdempotentWriteThatIsLateIsStoredOnce(t *testing.T) {
 
 // refusal is what a call that is refused returns. Where the server is so late to say so that it is taken for lost, the
 // call is made again, twice.
-func refusal(call func() error) (err error) {
+func refusal(t *testing.T, call func() error) (err error) {
+	t.Helper()
 	for range 3 {
 		if err = call(); !errors.Is(err, jskv.ErrOutcomeUnknown) && !errors.Is(err, nats.ErrTimeout) {
 			break
 		}
+		t.Log("again:", err)
 	}
 	return err
 }
@@ -360,11 +362,11 @@ func TestAnIdempotentWriteConflictsWithOthers(t *testing.T) {
 		b := openIdempotent(t, firstOf(t, url))
 		old := mustPut(t, near, "k", "old")
 		newest := mustPut(t, near, "k", "new")
-		err := refusal(func() error { return second(b.Update(testContext(t), "k", "mine", old)) })
+		err := refusal(t, func() error { return second(b.Update(testContext(t), "k", "mine", old)) })
 		requireConflict(t, err, "k", old, newest)
-		err = refusal(func() error { return second(b.Delete(testContext(t), "k", jskv.IfRevision(old))) })
+		err = refusal(t, func() error { return second(b.Delete(testContext(t), "k", jskv.IfRevision(old))) })
 		requireConflict(t, err, "k", old, newest)
-		err = refusal(func() error { return second(b.Create(testContext(t), "k", "mine")) })
+		err = refusal(t, func() error { return second(b.Create(testContext(t), "k", "mine")) })
 		requireIs(t, err, jskv.ErrKeyExists)
 		require.Equal(t, newest, lastRevision(t, near))
 	})
@@ -424,7 +426,7 @@ func TestAnIdempotentWriteIntoAFullBucketIsRefusedAtOnce(t *testing.T) {
 			"put":    func(ctx context.Context) error { return second(b.Put(ctx, "k", strings.Repeat("v", 2000))) },
 			"create": func(ctx context.Context) error { return second(b.Create(ctx, "k", strings.Repeat("v", 2000))) },
 		} {
-			err := refusal(func() error { return write(testContext(t)) })
+			err := refusal(t, func() error { return write(testContext(t)) })
 			requireIs(t, err, jskv.ErrBucketFull)
 			require.NotErrorIs(t, err, context.DeadlineExceeded, name)
 		}

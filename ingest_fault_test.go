@@ -142,6 +142,7 @@ func TestPutManyOfAKeyThatMayNotBeWrittenInABatch(t *testing.T) {
 		keys := numbered(3000)
 		onceInThree(t, true, func() (told bool) {
 			n, err := b.PutMany(context.Background(), valued(keys), few)
+			t.Log(err)
 			require.Equal(t, len(keys)-1, n)
 			failed := requireBulkError(t, err, keys[1500])
 			return errors.Is(err, jskv.ErrPermission) && !errors.Is(failed.Failed[keys[1500]], jskv.ErrOutcomeUnknown)

@@ -103,7 +103,8 @@ func waitReady(ns *server.Server, log *serverLog) error {
 
 // Conn returns a new connection to the server, through memory and not through the network,
 // set up by opts; options about addresses and TLS have no effect. The caller closes it. The
-// connection outlives the server: after Shutdown it tries to reconnect, in vain.
+// connection outlives the server: after Shutdown it tries to reconnect, in vain. It has ten seconds for each
+// attempt to connect, unless opts say otherwise (nats.Timeout).
 //
 // It fails after Shutdown, and when the connection cannot be made as opts want it.
 func (s *Server) Conn(opts ...nats.Option) (*nats.Conn, error) {

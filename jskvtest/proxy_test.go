@@ -207,11 +207,11 @@ func TestStallLosesNothing(t *testing.T) {
 // healer ends a proxy's faults when it is dialled for the second time.
 type healer struct {
 	proxy *jskvtest.Proxy
-	dials int
+	dials atomic.Int64
 }
 
 func (h *healer) Dial(network, address string) (net.Conn, error) {
-	if h.dials++; h.dials == 2 {
+	if h.dials.Add(1) == 2 {
 		h.proxy.Heal()
 	}
 	return net.Dial(network, address)
@@ -223,7 +223,7 @@ func TestConnIsMadeAlthoughNobodyAnswersForAMoment(t *testing.T) {
 	p.Stall(jskvtest.ToClient)
 	h := &healer{proxy: p}
 	requireConnected(t, p.Conn(nats.Timeout(time.Second), nats.SetCustomDialer(h)))
-	require.GreaterOrEqual(t, h.dials, 2)
+	require.GreaterOrEqual(t, h.dials.Load(), int64(2))
 }
 
 func TestStallHidesTheServersEnd(t *testing.T) {

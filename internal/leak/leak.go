@@ -11,7 +11,7 @@ import (
 
 const patience = 20 * time.Second
 
-// Find returns an error that names the goroutines that do not end, but for those that are ignored.
+// Find returns an error that names the goroutines that do not end, except those that are ignored.
 func Find(ignored ...goleak.Option) (err error) {
 	for end := time.Now().Add(patience); ; {
 		if err = goleak.Find(ignored...); err == nil || time.Now().After(end) {

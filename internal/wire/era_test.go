@@ -98,8 +98,18 @@ func (r *replacedBucket) write(key string) {
 // that lagged could answer its reads.
 func TestALateAnswerOfABucketThatWasReplacedIsNotBelieved(t *testing.T) {
 	t.Parallel()
-	for !lateAnswer(t) {
+	inTime(t, lateAnswer)
+}
+
+// inTime runs course until the machine was fast enough for it, which it reports.
+func inTime(t *testing.T, course func(t *testing.T) bool) {
+	t.Helper()
+	for range 20 {
+		if course(t) {
+			return
+		}
 	}
+	require.Fail(t, "it took too long each time")
 }
 
 // lateAnswer returns false when it took so long that the question may have been asked again before its answer was given.
@@ -121,10 +131,10 @@ func lateAnswer(t *testing.T) bool {
 	r.write("new")
 	late()
 	asking.Wait()
+	require.NoError(t, toldErr)
 	if time.Since(begun) >= firstPatience {
 		return false
 	}
-	require.NoError(t, toldErr)
 	require.EqualValues(t, 2, told.State.LastSeq)
 	require.EqualValues(t, 2, r.high())
 	require.Equal(t, info.Created.UnixNano(), r.era().born.Load())

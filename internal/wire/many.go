@@ -259,11 +259,14 @@ func (b *Bucket) anchored(ctx context.Context, keys []string) (answer, error) {
 		return none, errAnchorGone
 	}
 	if err == nil && !slices.Contains(keys, anchor.Key) {
-		if at := slices.IndexFunc(a.found, func(m Message) bool { return m.Key == anchor.Key }); at >= 0 {
+		at := slices.IndexFunc(a.found, func(m Message) bool { return m.Key == anchor.Key })
+		if at < 0 {
+			at = len(a.found) // it comes behind what was cut off, or not at all
+		} else {
 			a.found = slices.Delete(a.found, at, at+1)
-			for i := range a.found[:at] {
-				a.found[i].Pending-- // which counted it
-			}
+		}
+		for i := range a.found[:at] {
+			a.found[i].Pending = max(a.found[i].Pending, 1) - 1 // which counted it
 		}
 	}
 	return a, err

@@ -46,8 +46,7 @@ func TestAnOlderWriteThatWasRefusedDoesNotReplaceANewerOneThatWasStoredUnheard(t
 // others may have come up to one in between. No test can hit that moment.
 func TestAWriteThatWasRefusedIsSentAgainAlthoughItsBatchCountsIt(t *testing.T) {
 	t.Parallel()
-	for !refuseOneInABatch(t) {
-	}
+	inTime(t, refuseOneInABatch)
 }
 
 // refuseOneInABatch returns false when a batch was ended before it had all three, because it waited for a moment.
