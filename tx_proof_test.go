@@ -124,6 +124,8 @@ func (s *stage) run(work func(i int, b *jskv.Bucket[int]) error, look func(b *js
 	s.settle()
 	defer s.settle()
 	var group sync.WaitGroup
+	defer group.Wait()
+	defer s.stop.Store(true) // also where it does not go on
 	loop := func(do func() error, count *atomic.Int64) {
 		group.Go(func() {
 			for !s.stop.Load() {
@@ -147,13 +149,11 @@ func (s *stage) run(work func(i int, b *jskv.Bucket[int]) error, look func(b *js
 	}
 	before := s.done.Load()
 	s.await(func() bool { return s.done.Load() >= before+s.work })
-	s.stop.Store(true)
-	group.Wait()
 }
 
 func (s *stage) await(reached func() bool) {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { return s.stop.Load() || reached() }, 40*time.Second, tick, "it goes on")
+	require.Eventually(s.t, func() bool { return s.stop.Load() || reached() }, 2*atLongest, tick, "it goes on")
 }
 
 // violated ends the stage.
