@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -394,4 +395,30 @@ func TestAServerThatIsBackWithOlderData(t *testing.T) {
 	proxy.Accept()
 	requireWait(t, c, mustPut(t, beside, "end", "v"))
 	requireCopy(t, beside, c)
+}
+
+func TestOlderValuesThatAreBackAreToldInRevisionOrder(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{History: 5, LimitMarkerTTL: time.Second})
+	keys := r.fill(50, "older")
+	for _, key := range keys {
+		r.shortLived(key)
+	}
+	c := newCache(t, r.Bucket)
+	seen := follow(t, c)
+	eventually(t, func() bool {
+		entries := stored(t, r.Bucket)
+		return len(entries) == len(keys) && !slices.ContainsFunc(entries, func(e jskv.Entry[string]) bool { return e.Value != "older" })
+	}, "they expire")
+	jskvtest.DeleteConsumers(t, r.admin, "b")
+	requireWait(t, c, r.put("end", "v"))
+	requireCopy(t, r.Bucket, c)
+	want := map[string]string{"end": "v"}
+	for _, key := range keys {
+		want[key] = "older"
+	}
+	seen.requireState(want)
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	require.LessOrEqual(t, seen.made, uint64(1), "they may come behind the end")
 }

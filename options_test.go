@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -255,21 +256,29 @@ func TestTTLOnABucketThatHasGotAHistorySinceBringsNothingBack(t *testing.T) {
 
 func TestAValueThatExpiredIsNeitherListedNorFound(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
-	b, _ := newBucket(t, jetstream.KeyValueConfig{LimitMarkerTTL: time.Hour}) // with a history the marker could live no longer than the value
-	revision, err := b.Put(ctx, "k", "v", jskv.TTL(time.Second))
-	require.NoError(t, err)
-	mustPut(t, b, "live", "v")
-	marker := expired(t, b, "k")
-	keys, err := jskv.Collect(b.Keys(ctx))
-	require.NoError(t, err)
-	require.Equal(t, []string{"live"}, keys)
-	_, err = b.Entry(ctx, "k", jskv.AtRevision(revision))
-	requireIs(t, err, jskv.ErrKeyNotFound)
-	_, err = b.Update(ctx, "k", "w", revision)
-	requireConflict(t, err, "k", revision, marker.Revision)
-	_, err = b.Update(ctx, "k", "w", marker.Revision)
-	require.NoError(t, err)
+	for history, lives := range map[uint8]struct{ value, marker time.Duration }{
+		1: {time.Second, time.Hour},
+		2: {3 * time.Second, 3 * time.Second}, // with a history the marker lives no longer than the value
+	} {
+		t.Run(fmt.Sprintf("history %d", history), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			b, _ := newBucket(t, jetstream.KeyValueConfig{History: history, LimitMarkerTTL: lives.marker})
+			revision, err := b.Put(ctx, "k", "v", jskv.TTL(lives.value))
+			require.NoError(t, err)
+			mustPut(t, b, "live", "v")
+			marker := expired(t, b, "k")
+			keys, err := jskv.Collect(b.Keys(ctx))
+			require.NoError(t, err)
+			require.Equal(t, []string{"live"}, keys)
+			_, err = b.Entry(ctx, "k", jskv.AtRevision(revision))
+			requireIs(t, err, jskv.ErrKeyNotFound)
+			_, err = b.Update(ctx, "k", "w", revision)
+			requireConflict(t, err, "k", revision, marker.Revision)
+			_, err = b.Update(ctx, "k", "w", marker.Revision)
+			require.NoError(t, err)
+		})
+	}
 }
 
 func TestATTLOfTheBucketEndsValuesToo(t *testing.T) {
