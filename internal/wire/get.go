@@ -187,7 +187,7 @@ func (b *Bucket) fromLeader(ctx context.Context, key string) (Message, error) {
 // stored asks the leader for one message.
 func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, error) {
 	var stored storedMessage
-	err := b.apiRequest(ctx, b.origin.api, "STREAM.MSG.GET."+b.origin.stream, request, &stored)
+	err := b.streamRequest(ctx, b.origin, "STREAM.MSG.GET.", request, &stored)
 	if errors.Is(err, ErrKeyNotFound) {
 		return Message{}, ErrKeyNotFound // which says it, without the API's wording
 	}

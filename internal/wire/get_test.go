@@ -2,9 +2,12 @@ package wire
 
 import (
 	"context"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
@@ -40,4 +43,45 @@ func TestALeaderIsNotBelievedBeforeItHasComeAsFarAsTheHandle(t *testing.T) {
 	require.EqualValues(t, 1, m.Sequence)
 	_, err = b.Get(ctx, "missing", Read{Leader: true})
 	require.ErrorIs(t, err, ErrKeyNotFound)
+}
+
+// A leader of the metadata that has not applied yet what made the bucket refuses some questions about it. When
+// it does cannot be arranged: here the refusal is that of a stream that there is not.
+func TestABucketJustMadeIsNotGoneWhereTheMetadataLeaderDoesNotKnowItYet(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	server := jskvtest.NewServer(t)
+	_, err := server.JetStream().CreateKeyValue(ctx, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage})
+	require.NoError(t, err)
+	relay := server.Conn()
+	var refusals atomic.Int32 // to give
+	_, err = relay.Subscribe("relay.API.>", func(question *nats.Msg) {
+		subject := strings.Replace(question.Subject, "relay.API.", jetstream.DefaultAPIPrefix, 1)
+		if !strings.Contains(subject, infoOf) && strings.HasSuffix(subject, ".KV_b") && refusals.Add(-1) >= 0 {
+			subject = strings.Replace(subject, ".KV_b", ".KV_none", 1)
+		}
+		_ = relay.PublishMsg(&nats.Msg{Subject: subject, Reply: question.Reply, Header: question.Header, Data: question.Data})
+	})
+	require.NoError(t, err)
+	require.NoError(t, relay.Flush())
+	js, err := jetstream.NewWithAPIPrefix(server.Conn(), "relay.API")
+	require.NoError(t, err)
+	b, err := Open(ctx, js, "b", Options{})
+	require.NoError(t, err)
+	marker, err := server.JetStream().PublishMsg(ctx, &nats.Msg{Subject: "$KV.b.k", Header: nats.Header{"KV-Operation": {"DEL"}}})
+	require.NoError(t, err)
+
+	refusals.Store(2)
+	m, err := b.Get(ctx, "k", Read{Leader: true})
+	require.NoError(t, err)
+	require.Equal(t, marker.Sequence, m.Sequence)
+	require.Negative(t, refusals.Load())
+
+	refusals.Store(2)
+	require.NoError(t, b.purgeUpTo(ctx, m))
+	require.Negative(t, refusals.Load())
+
+	require.NoError(t, server.JetStream().DeleteKeyValue(ctx, "b"))
+	_, err = b.Get(ctx, "k", Read{Leader: true})
+	require.ErrorIs(t, err, ErrBucketNotFound)
 }
