@@ -20,7 +20,11 @@ func onAllServers(t *testing.T, cluster *jskvtest.Cluster, name string, opts ...
 	cfg := jetstream.KeyValueConfig{Bucket: name, Storage: jetstream.MemoryStorage, Replicas: 3}
 	b = createBucket(t, cluster.JetStream(), cfg, jskv.WithTransactions())
 	cluster.WaitCurrent(name)
-	hurried, err := jskv.OpenBucket(testContext(t), hasty(t, cluster.Conn(), time.Second), name, jskv.String(), opts...)
+	patience := time.Second // with which what was lost is waited for
+	if len(opts) > 0 {
+		patience = 5 * time.Second // it is sent again, once
+	}
+	hurried, err := jskv.OpenBucket(testContext(t), hasty(t, cluster.Conn(), patience), name, jskv.String(), opts...)
 	require.NoError(t, err)
 	return b, hurried
 }

@@ -151,6 +151,10 @@ func (c *Cluster) caughtUp(leader server.StreamDetail) bool {
 		if !ok || got.State.LastSeq < leader.State.LastSeq || !ns.JetStreamIsStreamCurrent(c.account, leader.Name) {
 			return false
 		}
+		// A purge that the follower has not heard of yet leaves its last sequence as it is.
+		if got.State.LastSeq == leader.State.LastSeq && got.State.Msgs != leader.State.Msgs {
+			return false
+		}
 	}
 	return true
 }
