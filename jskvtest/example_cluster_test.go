@@ -283,6 +283,10 @@ func ExampleCluster_Restart() {
 	}
 	c.Restart()
 	c.WaitCurrent("profiles")
+	kv, err := c.JetStream().KeyValue(context.Background(), "profiles")
+	if err != nil {
+		panic(err)
+	}
 	entry, err := kv.Get(context.Background(), "sue.color")
 	if err != nil {
 		panic(err)

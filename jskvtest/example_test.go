@@ -67,8 +67,11 @@ func ExampleServer_Stop() {
 	defer t.end()
 
 	srv := jskvtest.NewServer(t)
-	kv := bucket(srv.JetStream(), 1)
+	js := srv.JetStream()
+	kv := bucket(js, 1)
+	lost := js.Conn().StatusChanged(nats.RECONNECTING)
 	srv.Stop()
+	<-lost // what is sent from now on waits for the server
 	err := within(50*time.Millisecond, func(ctx context.Context) error {
 		_, err := kv.PutString(ctx, "sue.color", "blue")
 		return err
