@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -62,6 +63,36 @@ func requireSameKeys(t testing.TB, want, got []string) {
 		}
 	}
 	require.Equal(t, len(want), len(got), "number of keys")
+}
+
+// Ten seconds after it has made a consumer the server looks whether anybody pulls from it, and tells whoever does
+// that there are no more messages. Listings ended there, with half of the keys and no error.
+func TestAListingIsWholeThoughTheServerLooksWhetherAnybodyPulls(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	keys := r.fill(50_000, "v")
+	const firstPull = 32_000 // or somewhat more: another follows
+	ctx := testContext(t)
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			looks := time.Now().Add(10 * time.Second)
+			n := 0
+			for _, err := range r.Keys(ctx) {
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n++; n == firstPull {
+					time.Sleep(time.Until(looks.Add(time.Duration(5*i-10) * time.Millisecond)))
+				}
+			}
+			if n != len(keys) {
+				t.Errorf("listing %d has %d of %d keys", i, n, len(keys))
+			}
+		})
+	}
+	group.Wait()
 }
 
 func TestAListingOfMegabytesIsWhole(t *testing.T) {

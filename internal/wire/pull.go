@@ -84,6 +84,8 @@ type consumer struct {
 	room     int    // bytes that the latest pull may return
 	tooLarge bool   // the next message exceeds that
 	drained  bool   // the last pull delivered messages, and then there were none
+	pulled   time.Time
+	signed   time.Time // when the pull was sent that told of the end before, at first when the consumer was asked for
 	probing  bool
 	probe    time.Duration
 	idleAt   uint64 // position of the last heartbeat
@@ -101,9 +103,10 @@ type consumer struct {
 // makeConsumer makes a consumer, which can be used once it is prepared. abandon is told the name of one
 // that the server may have made without an answer.
 func (b *Bucket) makeConsumer(ctx context.Context, cfg jetstream.ConsumerConfig, abandon func(name string)) (*consumer, error) {
+	now := time.Now()
 	c := &consumer{
 		b: b, name: rand.Text(), inbox: b.nc.NewInbox(),
-		timer: time.NewTimer(time.Hour), epoch: b.epoch(), heard: time.Now(),
+		timer: time.NewTimer(time.Hour), epoch: b.epoch(), heard: now, signed: now,
 		probe: shortestProbe,
 	}
 	cfg.Name = c.name
@@ -237,7 +240,7 @@ func (c *consumer) pull(snapshot bool) error {
 	c.received, c.drained = 0, false
 	c.idleAt, c.beats = 0, 0
 	now := time.Now()
-	c.dormant, c.heard = now.Sub(c.heard) > inactive, now
+	c.dormant, c.heard, c.pulled = now.Sub(c.heard) > inactive, now, now
 	batch, limit, ahead := liveBatch-c.left, pullBytes, false
 	if snapshot {
 		batch, ahead = c.batch, c.ahead()
@@ -365,6 +368,16 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 		}
 	}
 	return pullLost, 0
+}
+
+// certain reports whether the server had nothing more to deliver at some moment, now that it has said so. Each
+// time that a consumer might have been inactive for too long, first when it is that old, the server looks
+// whether anybody pulls; and then it says so of a pull, without looking at the stream (2.15.2). It does that
+// once in that time at most: of two that were said in less, one is true.
+func (c *consumer) certain() bool {
+	since := c.signed
+	c.signed = c.pulled
+	return time.Since(since) < c.limits.InactiveThreshold
 }
 
 // ended notes the end of a pull, with which the server tells how much of it is left, except where

@@ -231,8 +231,8 @@ func (r *Reader) fail(err error) {
 // there already when the reader came by it.
 //
 // A pull that ends with "no messages" after it delivered some, and an idle heartbeat, are such
-// moments. One that ends so without having delivered any is not: the server answers it from a
-// count of pending messages, which an overwritten key leaves and re-enters at different times.
+// moments, see certain. One that ends so without having delivered any is not: the server answers it from
+// a count of pending messages, which an overwritten key leaves and re-enters at different times.
 func (r *Reader) complete(event pullEvent, position uint64) bool {
 	c := r.consumer
 	switch event {
@@ -248,5 +248,6 @@ func (r *Reader) complete(event pullEvent, position uint64) bool {
 			return false
 		}
 	}
-	return max(position, r.cursor) >= r.target || !r.b.cautious()
+	come := max(position, r.cursor) >= r.target || event == pullEnded && !r.b.cautious()
+	return come && c.certain()
 }
