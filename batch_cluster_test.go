@@ -22,7 +22,7 @@ func onAllServers(t *testing.T, cluster *jskvtest.Cluster, name string, opts ...
 	cluster.WaitCurrent(name)
 	patience := time.Second // with which what was lost is waited for
 	if len(opts) > 0 {
-		patience = 5 * time.Second // it is sent again, once
+		patience = 5 * time.Second // it is sent again only once, which must not be lost to a short wait
 	}
 	hurried, err := jskv.OpenBucket(testContext(t), hasty(t, cluster.Conn(), patience), name, jskv.String(), opts...)
 	require.NoError(t, err)

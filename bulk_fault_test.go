@@ -456,7 +456,8 @@ func TestPutManyWithIdsOutlivesItsLeader(t *testing.T) {
 	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{})
 	leader, other := cluster.Server(cluster.Leader("b")), cluster.Server(cluster.Follower("b"))
 	near := openBucket(t, other.JetStream())
-	b := openIdempotent(t, firstOf(t, leader.URL(), other.URL()))
+	// Finding out what became of two thousand writes takes its time on a slow machine.
+	b := openIdempotent(t, hasty(t, firstOf(t, leader.URL(), other.URL()).Conn(), 20*time.Second))
 	keys := numbered(20_000)
 	n, err := b.PutMany(testContext(t), func(yield func(string, string) bool) {
 		for i, key := range keys {

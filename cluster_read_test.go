@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -216,7 +217,7 @@ func TestAListingThroughAFollowerHasWhatWasAcknowledgedBeforeIt(t *testing.T) {
 			r := newClusterReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
 			keys := r.fill(size, "v")
 			r.readThrough(r.cluster.ConnTo(r.cluster.Follower("b")))
-			stop := r.overwriteThrough(keys, r.cluster.Conn(), r.cluster.Conn()) // so that followers do lag
+			stop := r.overwriteThrough(math.MaxInt, keys, r.cluster.Conn(), r.cluster.Conn()) // so that followers do lag
 			for i := range 50 {
 				keys = append(keys, fmt.Sprintf("n%06d", i))
 				revision := r.surely(keys[len(keys)-1], "v")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -232,10 +233,11 @@ func (r *reading) overwrite(writers int, keys []string) (stop func()) {
 	for i := range conns {
 		conns[i] = r.server.Conn()
 	}
-	return r.overwriteThrough(keys, conns...)
+	return r.overwriteThrough(math.MaxInt, keys, conns...)
 }
 
-func (r *reading) overwriteThrough(keys []string, conns ...*nats.Conn) (stop func()) {
+// overwriteThrough is overwrite with a writer on each of the connections, which writes at most so often.
+func (r *reading) overwriteThrough(most int, keys []string, conns ...*nats.Conn) (stop func()) {
 	r.t.Helper()
 	var (
 		wg   sync.WaitGroup
@@ -246,7 +248,7 @@ func (r *reading) overwriteThrough(keys []string, conns ...*nats.Conn) (stop fun
 		require.NoError(r.t, err)
 		wg.Go(func() {
 			acks := make([]jetstream.PubAckFuture, 16)
-			for i := 0; !done.Load(); i = (i + 1) % len(acks) {
+			for i, n := 0, 0; n < most && !done.Load(); i, n = (i+1)%len(acks), n+1 {
 				if acks[i] != nil {
 					<-acks[i].Ok()
 				}

@@ -72,8 +72,9 @@ func TestASnapshotHasEachKeyOnceThoughItIsWrittenToMeanwhile(t *testing.T) {
 	bothHistories(t, func(t *testing.T, history uint8) {
 		r := newReading(t, jetstream.KeyValueConfig{History: history})
 		keys := r.fill(1500, "v")
-		stop := r.overwrite(1, keys)
+		nc := r.server.Conn()
 		for range 15 {
+			stop := r.overwriteThrough(2000, keys, nc) // with the keys less than Watch takes
 			w := r.watch()
 			last, snapshot := uint64(0), []string(nil)
 			for e, err := range w.Snapshot() {
@@ -85,12 +86,13 @@ func TestASnapshotHasEachKeyOnceThoughItIsWrittenToMeanwhile(t *testing.T) {
 				snapshot = append(snapshot, e.Key)
 			}
 			require.True(t, w.Synced())
+			stop()
+			r.put(keys[0], "more")
 			require.Greater(t, next(t, w).Revision, last)
 			w.Stop()
 			slices.Sort(snapshot)
 			requireSameKeys(t, keys, snapshot)
 		}
-		stop()
 		r.requireNothingLeft()
 	})
 }

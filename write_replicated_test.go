@@ -110,7 +110,7 @@ func TestWritesWaitUntilThereIsALeader(t *testing.T) {
 	cluster, _ := newReplicatedBucket(t, jetstream.KeyValueConfig{}, jskv.WithTransactions())
 	left := cluster.Follower("b")
 	nc := cluster.ConnTo(left)
-	b := openBucket(t, hasty(t, nc, 2*time.Second))
+	b := openBucket(t, hasty(t, nc, 4*time.Second))
 	asked, err := cluster.ConnTo(left).SubscribeSync("$JS.API.STREAM.INFO.KV_b")
 	require.NoError(t, err)
 	writes := []func(ctx context.Context) error{

@@ -283,6 +283,7 @@ func ExampleCluster_Restart() {
 	}
 	c.Restart()
 	c.WaitCurrent("profiles")
+	// On a new connection: the first may still be reconnecting.
 	kv, err := c.JetStream().KeyValue(context.Background(), "profiles")
 	if err != nil {
 		panic(err)

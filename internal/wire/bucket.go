@@ -229,6 +229,16 @@ func (c *Conn) streamInfo(ctx context.Context, p place) (*jetstream.StreamInfo, 
 	return &info, nil
 }
 
+// streamInfo is that of Conn, sure of what it says is not there: in a cluster a server may not know a stream yet
+// that was made a moment ago, or what it has since it started (2.15.2), and is asked once more after a while.
+func (b *Bucket) streamInfo(ctx context.Context, p place) (*jetstream.StreamInfo, error) {
+	info, err := b.Conn.streamInfo(ctx, p)
+	if errors.Is(err, ErrBucketNotFound) && b.facts.Load().clustered && pause(ctx, lossCheck) == nil {
+		return b.Conn.streamInfo(ctx, p)
+	}
+	return info, err
+}
+
 // witness tells which stream was there at a time.
 type witness struct{ asked, created time.Time }
 
@@ -320,15 +330,15 @@ func (b *Bucket) connectedTo(leader string) bool {
 
 // gone tells why nobody answers for the stream at p: it was deleted (ErrBucketNotFound), or
 // the server cannot be asked. It returns nil when the stream is there.
-func (c *Conn) gone(ctx context.Context, p place) error {
-	_, err := c.streamInfo(ctx, p)
+func (b *Bucket) gone(ctx context.Context, p place) error {
+	_, err := b.streamInfo(ctx, p)
 	return err
 }
 
 // vigil watches over a request to the stream at p in another domain, from where nobody says that
 // nobody is there: after a while without an answer it asks whether the stream is, and ends the
 // request if not. The returned function, to be called when the request has ended, tells that.
-func (c *Conn) vigil(ctx context.Context, p place) (context.Context, func() error) {
+func (b *Bucket) vigil(ctx context.Context, p place) (context.Context, func() error) {
 	if p.api == jetstream.DefaultAPIPrefix {
 		return ctx, func() error { return nil }
 	}
@@ -336,7 +346,7 @@ func (c *Conn) vigil(ctx context.Context, p place) (context.Context, func() erro
 	looked := make(chan struct{})
 	timer := time.AfterFunc(firstPatience, func() {
 		defer close(looked)
-		if err := c.gone(ctx, p); errors.Is(err, ErrBucketNotFound) {
+		if err := b.gone(ctx, p); errors.Is(err, ErrBucketNotFound) {
 			end(err)
 		}
 	})

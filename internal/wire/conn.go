@@ -189,27 +189,6 @@ func (c *Conn) apiRequest(ctx context.Context, prefix, subject string, request, 
 	}
 }
 
-// streamRequest is apiRequest about the stream at p. In a cluster the leader of the metadata goes by what it
-// has applied, and may refuse a stream that was made a moment ago; asked for its state it also counts
-// what is under way (2.15.2). So the stream is only gone when both say so.
-func (c *Conn) streamRequest(ctx context.Context, p place, verb string, request, reply any) error {
-	ctx, cancel := c.Bound(ctx)
-	defer cancel()
-	var backoff Backoff
-	for {
-		err := c.apiRequest(ctx, p.api, verb+p.stream, request, reply)
-		if !errors.Is(err, ErrBucketNotFound) {
-			return err
-		}
-		if c.gone(ctx, p) != nil && ctx.Err() == nil {
-			return err
-		}
-		if err := backoff.Wait(ctx); err != nil {
-			return err
-		}
-	}
-}
-
 // decodeAPI decodes an answer of the JetStream API, or the refusal that it is.
 func decodeAPI(data []byte, reply any) (refusal *jetstream.APIError, err error) {
 	var head struct {

@@ -262,9 +262,8 @@ func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
 		least := max(r.reached, min(acknowledged, r.b.high()))
 		switch {
 		case errors.Is(err, ErrBucketNotFound):
-			// A server of a cluster that has just started may not know its streams yet; and one that
-			// was deleted may be made again at once, which is another thing to tell.
-			if confirmed || r.created.IsZero() && !r.b.facts.Load().clustered {
+			// One that was deleted may be made again at once, which is another thing to tell.
+			if confirmed || r.created.IsZero() {
 				return nil, err
 			}
 			if err := pause(ctx, lossCheck); err != nil {

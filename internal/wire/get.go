@@ -187,7 +187,7 @@ func (b *Bucket) fromLeader(ctx context.Context, key string) (Message, error) {
 // stored asks the leader for one message.
 func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, error) {
 	var stored storedMessage
-	err := b.streamRequest(ctx, b.origin, "STREAM.MSG.GET.", request, &stored)
+	err := b.askLeader(ctx, request, &stored)
 	if errors.Is(err, ErrKeyNotFound) {
 		return Message{}, ErrKeyNotFound // which says it, without the API's wording
 	}
@@ -199,6 +199,32 @@ func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, e
 		stored.Message.Subject = b.readPrefix + key
 	}
 	return b.decodeStored(&stored)
+}
+
+// askLeader asks the leader for one message. In a cluster the leader of the metadata says that there is no
+// stream where one was made a moment ago, until it has applied that (2.15.2). So the stream is looked for, and
+// while it is there the message is asked for again, for the default timeout at most.
+func (b *Bucket) askLeader(ctx context.Context, request map[string]any, stored *storedMessage) error {
+	subject := "STREAM.MSG.GET." + b.origin.stream
+	refused := b.apiRequest(ctx, b.origin.api, subject, request, stored)
+	if !errors.Is(refused, ErrBucketNotFound) {
+		return refused // the common case is one request, which bounds itself
+	}
+	ctx, cancel := b.Bound(ctx)
+	defer cancel()
+	var backoff Backoff
+	for begun := time.Now(); errors.Is(refused, ErrBucketNotFound) && time.Since(begun) < b.timeout; {
+		if err := b.gone(ctx, b.origin); errors.Is(err, ErrBucketNotFound) || errors.Is(err, ErrPermission) {
+			return refused
+		} else if err != nil {
+			return err
+		}
+		if err := backoff.Wait(ctx); err != nil {
+			return err
+		}
+		refused = b.apiRequest(ctx, b.origin.api, subject, request, stored)
+	}
+	return refused
 }
 
 // fresh reads the newest revision of key from somebody who has seen what this handle was

@@ -195,7 +195,7 @@ func (b *Bucket) purgeUpTo(ctx context.Context, marker Message) error {
 			Success bool `json:"success"`
 		}
 		request := map[string]any{"filter": target.subject, "seq": marker.Sequence + 1}
-		if err := b.streamRequest(ctx, target.place, "STREAM.PURGE.", request, &done); err != nil {
+		if err := b.apiRequest(ctx, target.api, "STREAM.PURGE."+target.stream, request, &done); err != nil {
 			return err
 		}
 	}
