@@ -65,18 +65,18 @@ func requireSameKeys(t testing.TB, want, got []string) {
 	require.Equal(t, len(want), len(got), "number of keys")
 }
 
-// Ten seconds after it has made a consumer the server looks whether anybody pulls from it, and tells whoever does
-// that there are no more messages. Listings ended there, with half of the keys and no error.
+// Some ten seconds after it has made a consumer the server looks whether anybody pulls from it, and tells whoever
+// does that there are no more messages. Listings ended there, with half of the keys and no error.
 func TestAListingIsWholeThoughTheServerLooksWhetherAnybodyPulls(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	keys := r.fill(50_000, "v")
+	keys := r.fill(60_000, "v")
 	const firstPull = 32_000 // or somewhat more: another follows
 	ctx := testContext(t)
 	var group sync.WaitGroup
-	for i := range 8 {
+	for i := range 16 {
 		group.Go(func() {
-			looks := time.Now().Add(10 * time.Second)
+			looks := time.Now().Add(10*time.Second + 100*time.Millisecond) // or up to a second later
 			n := 0
 			for _, err := range r.Keys(ctx) {
 				if err != nil {
@@ -84,7 +84,7 @@ func TestAListingIsWholeThoughTheServerLooksWhetherAnybodyPulls(t *testing.T) {
 					return
 				}
 				if n++; n == firstPull {
-					time.Sleep(time.Until(looks.Add(time.Duration(5*i-10) * time.Millisecond)))
+					time.Sleep(time.Until(looks.Add(time.Duration(i) * time.Second / 16)))
 				}
 			}
 			if n != len(keys) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
@@ -95,6 +96,26 @@ func TestASnapshotHasEachKeyOnceThoughItIsWrittenToMeanwhile(t *testing.T) {
 		}
 		r.requireNothingLeft()
 	})
+}
+
+// What comes at once is read in more time than the server lets a consumer be inactive. What is overwritten
+// meanwhile does not make the snapshot begin anew, again and again.
+func TestASnapshotThatIsReadSlowlyEndsThoughItIsWrittenTo(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
+	const eager = 4096 // Watch takes so many
+	keys := r.fill(eager+12, "v")
+	w := r.watch()
+	n := 0
+	for e, err := range w.Snapshot() {
+		require.NoError(t, err)
+		if n++; n > eager {
+			require.LessOrEqual(t, n, len(keys), "it has begun anew")
+			r.put(e.Key, "again")
+			time.Sleep(time.Second)
+		}
+	}
+	require.True(t, w.Synced())
 }
 
 // A longer snapshot is not one moment: a key written meanwhile comes with its newer revision. But

@@ -85,7 +85,10 @@ type consumer struct {
 	tooLarge bool   // the next message exceeds that
 	drained  bool   // the last pull delivered messages, and then there were none
 	pulled   time.Time
-	signed   time.Time // when the pull was sent that told of the end before, at first when the consumer was asked for
+	signed   time.Time // when the pull before was sent that ended for lack of messages; at first when the consumer was asked for
+	read     int       // of what the server sent
+	came     int       // of that, read or not
+	cameAt   time.Time // when so much had come, at the latest; zero until that is noted
 	probing  bool
 	probe    time.Duration
 	idleAt   uint64 // position of the last heartbeat
@@ -350,7 +353,8 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 			return pullUnsure, 0
 		}
 		c.drained = status == "404" && c.received > 0
-		c.probing = true // unless that was the end
+		// What still brings messages is asked without waiting: there may never be time for a heartbeat.
+		c.probing = c.skipping || c.received == 0
 		return pullEnded, 0
 	case "503":
 		if c.dormant {
@@ -368,16 +372,6 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 		}
 	}
 	return pullLost, 0
-}
-
-// certain reports whether the server had nothing more to deliver at some moment, now that it has said so. Each
-// time that a consumer might have been inactive for too long, first when it is that old, the server looks
-// whether anybody pulls; and then it says so of a pull, without looking at the stream (2.15.2). It does that
-// once in that time at most: of two that were said in less, one is true.
-func (c *consumer) certain() bool {
-	since := c.signed
-	c.signed = c.pulled
-	return time.Since(since) < c.limits.InactiveThreshold
 }
 
 // ended notes the end of a pull, with which the server tells how much of it is left, except where

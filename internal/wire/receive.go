@@ -102,6 +102,7 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	c := r.consumer
 	select {
 	case msg := <-c.delivery:
+		c.took()
 		if !r.snapshot || r.lost != nil {
 			r.came(msg)
 		}
@@ -115,6 +116,7 @@ func (r *Reader) receive(ctx context.Context) (*nats.Msg, error) {
 	}
 	select {
 	case msg := <-c.delivery:
+		c.took()
 		c.waiting = false
 		r.came(msg)
 		return msg, nil
@@ -223,31 +225,4 @@ func (r *Reader) interrupted(err error) {
 func (r *Reader) fail(err error) {
 	r.failed = err
 	r.disconnect(0)
-}
-
-// complete decides whether the snapshot has been received whole. It has when, at some moment
-// after it was begun, the consumer's server had nothing more to deliver and had itself come to
-// what the stream's leader had when it was begun: a key's newest revision of that moment was
-// there already when the reader came by it.
-//
-// A pull that ends with "no messages" after it delivered some, and an idle heartbeat, are such
-// moments, see certain. One that ends so without having delivered any is not: the server answers it from
-// a count of pending messages, which an overwritten key leaves and re-enters at different times.
-func (r *Reader) complete(event pullEvent, position uint64) bool {
-	c := r.consumer
-	switch event {
-	case pullEnded:
-		if !c.drained || c.skipping && r.cursor <= c.skipTo {
-			return false
-		}
-	case pullIdle:
-		// A consumer that skips along a list of newest revisions pauses where one of them is
-		// gone, and may say so twice before it goes on. At the end of the stream it says the same
-		// as often as one likes.
-		if c.skipping && (position < c.skipTo || position == c.skipTo && c.beats < beatsAtEnd) {
-			return false
-		}
-	}
-	come := max(position, r.cursor) >= r.target || event == pullEnded && !r.b.cautious()
-	return come && c.certain()
 }
