@@ -70,7 +70,7 @@ func requireSameKeys(t testing.TB, want, got []string) {
 func TestAListingIsWholeThoughTheServerLooksWhetherAnybodyPulls(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	keys := r.fill(60_000, "v")
+	keys := r.fill(50_000, "v")
 	const firstPull = 32_000 // or somewhat more: another follows
 	ctx := testContext(t)
 	var group sync.WaitGroup

@@ -1,0 +1,59 @@
+package wire
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+// The server ends a pull without looking at the stream, once in the time in which a consumer may be inactive.
+func TestOfTwoEndsOfPullsThatCameSoonOneIsTrue(t *testing.T) {
+	t.Parallel()
+	ago := func(d time.Duration) time.Time { return time.Now().Add(-d) }
+	c := &consumer{signed: ago(inactive / 2), limits: jetstream.ConsumerConfig{InactiveThreshold: inactive}}
+	c.pulled = ago(inactive / 4)
+	require.True(t, c.certain(), "the consumer is young")
+	c.signed, c.pulled = ago(inactive), ago(inactive)
+	require.False(t, c.certain(), "it may have been the server's look")
+	c.pulled = ago(time.Minute)
+	require.False(t, c.certain(), "so it may again: the pull before was sent too long ago")
+	c.pulled = ago(inactive / 4)
+	require.False(t, c.certain())
+	require.True(t, c.certain(), "or this one, but not both")
+}
+
+// The end of a pull came with its messages, which took the reader long.
+func TestAnEndThatCameLongBeforeItIsReadIsYoung(t *testing.T) {
+	t.Parallel()
+	c := &consumer{delivery: make(chan *nats.Msg, 4), limits: jetstream.ConsumerConfig{InactiveThreshold: inactive}}
+	c.signed = time.Now()
+	read := func() { <-c.delivery; c.took() }
+	for range 3 {
+		c.delivery <- nil
+	}
+	read()
+	read()
+	c.cameAt = c.cameAt.Add(-time.Nanosecond)
+	noted := c.cameAt
+	read()
+	require.Equal(t, noted, c.arrived())
+	require.True(t, c.certain())
+	c.delivery <- nil
+	read()
+	require.NotEqual(t, noted, c.arrived(), "this one came later")
+}
+
+// A heartbeat between two messages is one that somebody else has caused.
+func TestASnapshotEndsWithMoreThanOneHeartbeat(t *testing.T) {
+	t.Parallel()
+	r := &Reader{target: 5, consumer: &consumer{beats: 2}}
+	require.True(t, r.complete(pullIdle, 5))
+	require.False(t, r.complete(pullIdle, 4), "the server has not come so far")
+	r.consumer.beats = 1
+	require.False(t, r.complete(pullIdle, 5))
+	r.consumer.beats, r.consumer.received = 2, 1
+	require.False(t, r.complete(pullIdle, 5))
+}
