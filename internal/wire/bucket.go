@@ -229,14 +229,21 @@ func (c *Conn) streamInfo(ctx context.Context, p place) (*jetstream.StreamInfo, 
 	return &info, nil
 }
 
-// streamInfo is that of Conn, sure of what it says is not there: in a cluster a server may not know a stream yet
-// that was made a moment ago, or what it has since it started (2.15.2), and is asked once more after a while.
+// streamInfo is Conn's, but in a cluster it believes only the second answer that a stream is not there: a server
+// may not know yet a stream made a moment ago, or, just started, any stream (2.15.2).
 func (b *Bucket) streamInfo(ctx context.Context, p place) (*jetstream.StreamInfo, error) {
 	info, err := b.Conn.streamInfo(ctx, p)
-	if errors.Is(err, ErrBucketNotFound) && b.facts.Load().clustered && pause(ctx, lossCheck) == nil {
-		return b.Conn.streamInfo(ctx, p)
+	clustered := b.facts.Load().clustered
+	if rules := b.rules.Load(); p == b.origin && rules != nil {
+		clustered = rules.clustered
 	}
-	return info, err
+	if !errors.Is(err, ErrBucketNotFound) || !clustered {
+		return info, err
+	}
+	if err := pause(ctx, lossCheck); err != nil {
+		return nil, err
+	}
+	return b.Conn.streamInfo(ctx, p)
 }
 
 // witness tells which stream was there at a time.

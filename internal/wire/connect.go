@@ -262,8 +262,8 @@ func (r *Reader) identify(ctx context.Context) (*jetstream.StreamInfo, error) {
 		least := max(r.reached, min(acknowledged, r.b.high()))
 		switch {
 		case errors.Is(err, ErrBucketNotFound):
-			// One that was deleted may be made again at once, which is another thing to tell.
-			if confirmed || r.created.IsZero() {
+			// A bucket that was deleted may be made again at once, which is another error.
+			if confirmed || r.created.IsZero() || r.b.facts.Load().clustered {
 				return nil, err
 			}
 			if err := pause(ctx, lossCheck); err != nil {

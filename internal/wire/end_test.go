@@ -56,4 +56,8 @@ func TestASnapshotEndsWithMoreThanOneHeartbeat(t *testing.T) {
 	require.False(t, r.complete(pullIdle, 5))
 	r.consumer.beats, r.consumer.received = 2, 1
 	require.False(t, r.complete(pullIdle, 5))
+	r.consumer.same, r.consumer.beat = beatsAtEnd, shortestProbe
+	require.False(t, r.complete(pullIdle, 5))
+	r.consumer.beat = longestProbe
+	require.True(t, r.complete(pullIdle, 5), "nothing has come for long")
 }

@@ -201,9 +201,9 @@ func (b *Bucket) stored(ctx context.Context, request map[string]any) (Message, e
 	return b.decodeStored(&stored)
 }
 
-// askLeader asks the leader for one message. In a cluster the leader of the metadata says that there is no
-// stream where one was made a moment ago, until it has applied that (2.15.2). So the stream is looked for, and
-// while it is there the message is asked for again, for the default timeout at most.
+// askLeader asks the leader for one message. In a cluster the leader of the metadata may say that there is no
+// stream until it has applied its creation (2.15.2). So askLeader asks whether the stream is there, and while it
+// is, asks for the message again, for the default timeout at most.
 func (b *Bucket) askLeader(ctx context.Context, request map[string]any, stored *storedMessage) error {
 	subject := "STREAM.MSG.GET." + b.origin.stream
 	refused := b.apiRequest(ctx, b.origin.api, subject, request, stored)
@@ -214,9 +214,10 @@ func (b *Bucket) askLeader(ctx context.Context, request map[string]any, stored *
 	defer cancel()
 	var backoff Backoff
 	for begun := time.Now(); errors.Is(refused, ErrBucketNotFound) && time.Since(begun) < b.timeout; {
-		if err := b.gone(ctx, b.origin); errors.Is(err, ErrBucketNotFound) || errors.Is(err, ErrPermission) {
+		switch err := b.gone(ctx, b.origin); {
+		case errors.Is(err, ErrBucketNotFound), errors.Is(err, ErrPermission), errors.Is(err, nats.ErrNoResponders):
 			return refused
-		} else if err != nil {
+		case err != nil:
 			return err
 		}
 		if err := backoff.Wait(ctx); err != nil {

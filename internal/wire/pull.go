@@ -75,24 +75,26 @@ type consumer struct {
 	waiting  bool      // for a message, and timer runs
 	sure     bool      // it is on the stream that is to be read
 
-	sequence uint64 // of the last message delivered
-	pending  uint64 // messages to come, by the server's count
-	batch    int    // of a pull in the snapshot
-	id       uint64 // of the latest pull
-	left     int    // messages asked for that have not come
-	received int    // since the latest pull
-	room     int    // bytes that the latest pull may return
-	tooLarge bool   // the next message exceeds that
-	drained  bool   // the last pull delivered messages, and then there were none
-	pulled   time.Time
-	signed   time.Time // when the pull before was sent that ended for lack of messages; at first when the consumer was asked for
+	sequence uint64    // of the last message delivered
+	pending  uint64    // messages to come, by the server's count
+	batch    int       // of a pull in the snapshot
+	id       uint64    // of the latest pull
+	left     int       // messages asked for that have not come
+	received int       // since the latest pull
+	room     int       // bytes that the latest pull may return
+	tooLarge bool      // the next message exceeds that
+	drained  bool      // the last pull delivered messages, and then there were none
+	pulled   time.Time // when the latest pull was sent
+	signed   time.Time // when the previous one was that ended with "no messages"; before the first, when the consumer was asked for
 	read     int       // of what the server sent
-	came     int       // of that, read or not
-	cameAt   time.Time // when so much had come, at the latest; zero until that is noted
+	came     int       // of that, what had come when last looked at
+	cameAt   time.Time // a time by which it had come; zero while none is noted
 	probing  bool
 	probe    time.Duration
-	idleAt   uint64 // position of the last heartbeat
-	beats    int    // how many have told it, one after the other
+	beat     time.Duration // between heartbeats of the latest pull, 0 without
+	idleAt   uint64        // position of the last heartbeat
+	beats    int           // how many came, one after the other
+	same     int           // of these, at one position
 	limits   jetstream.ConsumerConfig
 
 	// A consumer of the newest revisions, where there are older ones, delivers along a list that
@@ -241,7 +243,7 @@ func (c *consumer) ahead() bool {
 func (c *consumer) pull(snapshot bool) error {
 	c.id++
 	c.received, c.drained = 0, false
-	c.idleAt, c.beats = 0, 0
+	c.idleAt, c.beats, c.same, c.beat = 0, 0, 0, 0
 	now := time.Now()
 	c.dormant, c.heard, c.pulled = now.Sub(c.heard) > inactive, now, now
 	batch, limit, ahead := liveBatch-c.left, pullBytes, false
@@ -274,10 +276,13 @@ func (c *consumer) pull(snapshot bool) error {
 		if c.probing {
 			expires, beat = listProbe, listBeat
 		}
+		c.beat = beat
 		request = fmt.Appendf(request, `,"no_wait":true,"expires":%d,"idle_heartbeat":%d}`, expires, beat)
 	case ahead:
+		c.beat = aheadBeat
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, aheadExpires, aheadBeat)
 	case snapshot && c.probing:
+		c.beat = c.probe
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, min(50*c.probe, probeExpires), c.probe)
 		c.probe = min(2*c.probe, longestProbe)
 	case snapshot:
@@ -304,7 +309,7 @@ func (c *consumer) expected(sequence, pending uint64) bool {
 		return false
 	}
 	c.sequence, c.pending = sequence, pending
-	c.idleAt, c.beats = 0, 0
+	c.idleAt, c.beats, c.same = 0, 0, 0
 	c.received++
 	c.probing = false
 	if c.listed > 0 {
@@ -339,10 +344,11 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 			return pullNothing, 0
 		}
 		if c.idleAt != position {
-			c.beats = 0
+			c.same = 0
 		}
 		c.idleAt = position
 		c.beats++
+		c.same++
 		return pullIdle, position
 	case "404", "408":
 		c.ended(msg)
@@ -353,8 +359,12 @@ func (c *consumer) status(msg *nats.Msg) (pullEvent, uint64) {
 			return pullUnsure, 0
 		}
 		c.drained = status == "404" && c.received > 0
-		// What still brings messages is asked without waiting: there may never be time for a heartbeat.
+		// A pull that brought messages is followed by one that does not wait: while messages keep coming there
+		// may never be time for heartbeats.
 		c.probing = c.skipping || c.received == 0
+		if c.received > 0 {
+			c.probe = shortestProbe
+		}
 		return pullEnded, 0
 	case "503":
 		if c.dormant {
