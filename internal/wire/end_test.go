@@ -61,3 +61,14 @@ func TestASnapshotEndsWithMoreThanOneHeartbeat(t *testing.T) {
 	r.consumer.beat = longestProbe
 	require.True(t, r.complete(pullIdle, 5), "nothing has come for long")
 }
+
+// Its end would pass for that of both, and what the second brings for messages of a third.
+func TestNoPullIsSentAheadOfTheEndOfOneThatDoesNotWait(t *testing.T) {
+	t.Parallel()
+	c := &consumer{batch: 100, left: 50, pending: 150}
+	require.True(t, c.ahead())
+	c.noWait = true
+	require.False(t, c.ahead(), "the stream has grown since it was sent")
+	c.left = 0
+	require.True(t, c.ahead())
+}

@@ -91,6 +91,7 @@ type consumer struct {
 	cameAt   time.Time // a time by which it had come; zero while none is noted
 	probing  bool
 	probe    time.Duration
+	noWait   bool          // the latest pull ends where there is nothing more
 	beat     time.Duration // between heartbeats of the latest pull, 0 without
 	idleAt   uint64        // position of the last heartbeat
 	beats    int           // how many came, one after the other
@@ -233,9 +234,10 @@ func (c *consumer) wants(snapshot bool) bool {
 }
 
 // ahead reports whether there is so much to come that a pull may be sent before the one under way
-// has ended, which it then does not tell: the server need not wait until all of that has been read.
+// has ended, which it then does not tell: the server need not wait until all of that has been read. Not so
+// behind one that does not wait: whose end does not say how much of it is left.
 func (c *consumer) ahead() bool {
-	return !c.skipping && !c.probing && !c.tooLarge && c.pending >= uint64(c.left+c.batch)
+	return !c.skipping && !c.probing && !c.tooLarge && (!c.noWait || c.left == 0) && c.pending >= uint64(c.left+c.batch)
 }
 
 // pull asks for more messages. In the snapshot the server answers at once with what it has, and
@@ -244,6 +246,7 @@ func (c *consumer) pull(snapshot bool) error {
 	c.id++
 	c.received, c.drained = 0, false
 	c.idleAt, c.beats, c.same, c.beat = 0, 0, 0, 0
+	c.noWait = false
 	now := time.Now()
 	c.dormant, c.heard, c.pulled = now.Sub(c.heard) > inactive, now, now
 	batch, limit, ahead := liveBatch-c.left, pullBytes, false
@@ -286,6 +289,7 @@ func (c *consumer) pull(snapshot bool) error {
 		request = fmt.Appendf(request, `,"expires":%d,"idle_heartbeat":%d}`, min(50*c.probe, probeExpires), c.probe)
 		c.probe = min(2*c.probe, longestProbe)
 	case snapshot:
+		c.noWait = true
 		request = append(request, `,"no_wait":true}`...)
 	default:
 		expires := pullExpires
