@@ -91,7 +91,8 @@ func DeleteBucket(ctx context.Context, js jetstream.JetStream, bucket string) er
 // BucketNames yields the names of all buckets of the account, mirrors included, in no particular
 // order. A name is all that it looks at: a stream KV_x that is no bucket is among them. It asks for
 // one page of names after the other, so a bucket that is created or deleted meanwhile may or may not
-// be among them; in a cluster the same goes for one that was created a moment ago. An error (ErrPermission, the context's, a timeout) is the last pair.
+// be among them; in a cluster the same goes for one that was created a moment ago. An error
+// (ErrPermission, the context's, a timeout) is the last pair.
 func BucketNames(ctx context.Context, js jetstream.JetStream) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		for name, err := range wire.Names(ctx, js) {
