@@ -99,18 +99,19 @@ func TestASnapshotHasEachKeyOnceThoughItIsWrittenToMeanwhile(t *testing.T) {
 }
 
 // What comes at once is read in more time than the server lets a consumer be inactive. What is overwritten
-// meanwhile does not make the snapshot begin anew, again and again.
+// meanwhile does not make the snapshot go on with it, again and again. It may come once: the server can be
+// late with the end of what comes at once.
 func TestASnapshotThatIsReadSlowlyEndsThoughItIsWrittenTo(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage})
-	const eager = 4096 // Watch takes so many
-	keys := r.fill(eager+12, "v")
+	const eager, slow = 4096, 12 // Watch takes the eager ones
+	r.fill(eager+slow, "v")
 	w := r.watch()
 	n := 0
 	for e, err := range w.Snapshot() {
 		require.NoError(t, err)
 		if n++; n > eager {
-			require.LessOrEqual(t, n, len(keys), "it has begun anew")
+			require.LessOrEqual(t, n, eager+2*slow, "it goes on with what was overwritten")
 			r.put(e.Key, "again")
 			time.Sleep(time.Second)
 		}
