@@ -16,41 +16,31 @@ import (
 )
 
 // The first who needs the keys in order puts them so. One writer puts the keys in turn, so that at any
-// moment their revisions are consecutive, but for a cache that is out of touch meanwhile.
+// moment their revisions are consecutive.
 func TestTheFirstAllOfACacheIsOneMomentsViewWhileWritersGoOn(t *testing.T) {
 	t.Parallel()
 	r := newReading(t, jetstream.KeyValueConfig{History: 64})
 	keys := r.fill(3000, "v")
 	defer r.inTurn(keys, func() {})()
-	onceInThree(t, "", func() string {
-		var caches []*jskv.Cache[string]
-		defer func() {
-			for _, c := range caches {
-				c.Close()
-			}
-		}()
-		for range 10 {
-			c := newCache(t, r.Bucket)
-			caches = append(caches, c)
-			var views [3][]jskv.Entry[string]
-			var reading sync.WaitGroup
-			for i := range views {
-				reading.Go(func() { views[i] = copied(c) })
-			}
-			reading.Wait()
-			for _, entries := range append(views[:], copied(c)) {
-				if _, wrong := consecutive(len(keys), entries); wrong != "" {
-					return wrong
-				}
-			}
+	var caches []*jskv.Cache[string]
+	for range 10 {
+		c := newCache(t, r.Bucket)
+		caches = append(caches, c)
+		var views [3][]jskv.Entry[string]
+		var reading sync.WaitGroup
+		for i := range views {
+			reading.Go(func() { views[i] = copied(c) })
 		}
-		for _, c := range caches { // what was missed then would be missing now
-			if _, wrong := consecutive(len(keys), copied(c)); wrong != "" {
-				return "later: " + wrong
-			}
+		reading.Wait()
+		for _, entries := range append(views[:], copied(c)) {
+			_, wrong := consecutive(len(keys), entries)
+			require.Empty(t, wrong)
 		}
-		return ""
-	})
+	}
+	for _, c := range caches { // what was missed then would be missing now
+		_, wrong := consecutive(len(keys), copied(c))
+		require.Empty(t, wrong)
+	}
 }
 
 // Keys are deleted and stored while they are put in order, and some of that is hidden by an
