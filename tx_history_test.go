@@ -194,9 +194,16 @@ func proveHistories(t *testing.T, s *stage) {
 		r := &chronicle{s: s, begun: time.Now()}
 		keys := names(fmt.Sprintf("round.%d", round), registers)
 		var group sync.WaitGroup
+		var waiting, ended atomic.Int32
+		disturbed := make(chan struct{}) // or nothing is to disturb
 		for i, b := range s.workers {
 			group.Go(func() {
+				defer ended.Add(1)
 				for n := 0; n < each && !s.stop.Load(); n++ {
+					if n == each/2 { // what comes then comes amid their work
+						waiting.Add(1)
+						<-disturbed
+					}
 					if rand.IntN(4) == 0 {
 						r.record(i, func() ([]access, error) { return r.other(b, keys) })
 					} else {
@@ -209,10 +216,14 @@ func proveHistories(t *testing.T, s *stage) {
 			half := func() bool {
 				r.mu.Lock()
 				defer r.mu.Unlock()
-				return len(r.history) > each*workers/4
+				return len(r.history) > each*workers/4 || waiting.Load() == workers
 			}
 			s.await(half)
-			s.trouble[round]()
+			over := s.trouble[round]()
+			close(disturbed)
+			s.await(func() bool { return over() || ended.Load() == workers })
+		} else {
+			close(disturbed)
 		}
 		group.Wait()
 		require.False(t, s.stop.Load())

@@ -65,13 +65,24 @@ type stage struct {
 	t       *testing.T
 	b       *jskv.Bucket[int]   // for what is not to be disturbed
 	workers []*jskv.Bucket[int] // each on a connection of its own
-	trouble []func()            // what disturbs them, one after the other
+	trouble []disturbance       // what disturbs them, one after the other
 	work    int64               // to be done before each of those
 	settle  func()              // waits until every server has what was stored
 
 	stop    atomic.Bool
 	done    atomic.Int64 // transactions that were acknowledged
 	unknown atomic.Int64 // of which nobody knows
+}
+
+// disturbance begins one, and returns what tells whether it has come.
+type disturbance func() (over func() bool)
+
+// sudden is a disturbance that has come when it has begun.
+func sudden(disturb func()) disturbance {
+	return func() func() bool {
+		disturb()
+		return func() bool { return true }
+	}
 }
 
 const workers = 8
@@ -106,11 +117,14 @@ func newTroubledStage(t *testing.T, cluster *jskvtest.Cluster, bucket string) *s
 		}
 		switch i {
 		case 0: // a transaction that was stored is not acknowledged
-			s.trouble = append(s.trouble, func() { <-proxy.CutOn(jskvtest.ToClient, `"batch":`) })
+			s.trouble = append(s.trouble, func() func() bool {
+				cut := proxy.CutOn(jskvtest.ToClient, `"batch":`)
+				return func() bool { return isClosed(cut) }
+			})
 		case 1:
-			s.trouble = append(s.trouble, func() { cluster.StepDown(bucket) })
+			s.trouble = append(s.trouble, sudden(func() { cluster.StepDown(bucket) }))
 		case 2:
-			s.trouble = append(s.trouble, proxy.Reset)
+			s.trouble = append(s.trouble, sudden(proxy.Reset))
 		}
 	}
 	return s
@@ -142,10 +156,10 @@ func (s *stage) run(work func(i int, b *jskv.Bucket[int]) error, look func(b *js
 	for _, i := range []int{0, workers - 1} {
 		loop(func() error { return look(s.workers[i]) }, &looks)
 	}
-	for _, disturb := range append(s.trouble, func() {}) {
+	for _, disturb := range append(s.trouble, sudden(func() {})) {
 		before, looked := s.done.Load(), looks.Load()
 		s.await(func() bool { return s.done.Load() >= before+s.work && looks.Load() >= looked+20 })
-		disturb()
+		s.await(disturb())
 	}
 	before := s.done.Load()
 	s.await(func() bool { return s.done.Load() >= before+s.work })
