@@ -113,6 +113,14 @@ func (r *reading) requireNothingLeft() {
 	require.Zero(r.t, jskvtest.ConsumerCount(r.t, r.admin, r.Name()), "consumers")
 }
 
+// requireNothingLeftSoon is requireNothingLeft after a reader whose context ended: with no more time it does not wait
+// for long until the server has done so, which by itself takes 10 s.
+func (r *reading) requireNothingLeftSoon() {
+	r.t.Helper()
+	require.Equal(r.t, r.subs, r.nc.NumSubscriptions(), "subscriptions")
+	require.Eventually(r.t, func() bool { return jskvtest.ConsumerCount(r.t, r.admin, r.Name()) == 0 }, 5*time.Second, tick, "consumers")
+}
+
 // fill stores keys k000000, k000001, ... each with that value.
 func (r *reading) fill(n int, value string) []string {
 	r.t.Helper()

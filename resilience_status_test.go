@@ -142,7 +142,7 @@ func TestAnInterruptedWatcherThatNobodyReadsIsToldLater(t *testing.T) {
 // They come so close together that the server has no cause for a heartbeat.
 func TestAWatcherThatNobodyReadForAWhileIsNotInterruptedByWhatCameMeanwhile(t *testing.T) {
 	t.Parallel()
-	r := newReading(t, jetstream.KeyValueConfig{})
+	r := newReading(t, jetstream.KeyValueConfig{History: 64}) // else a server that is late has some of it no more
 	onceInThree(t, 0, func() int {
 		onChange, reports := interruptionReports()
 		w := r.watch(jskv.UpdatesOnly(), onChange)

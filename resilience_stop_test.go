@@ -6,9 +6,11 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
@@ -220,5 +222,31 @@ func TestStopOfASharedWatcherWaitsForTheReaderThatItIsGiven(t *testing.T) {
 			return notGiven
 		}
 		return left
+	})
+}
+
+// It waited for that no longer than who has no more time.
+func TestStopOfTheLastSharedWatcherWaitsForTheEndOfItsConsumer(t *testing.T) {
+	t.Parallel()
+	r := newReading(t, jetstream.KeyValueConfig{})
+	var slow atomic.Bool
+	r.relayed(func(msg *nats.Msg, pass func(*nats.Msg)) {
+		if slow.Load() && strings.Contains(msg.Subject, "CONSUMER.DELETE.") {
+			<-time.After(800 * time.Millisecond)
+		}
+		pass(msg)
+	})
+	onceInThree(t, 0, func() int { // a machine that stands still makes the answer later than Stop waits for it
+		slow.Store(false)
+		all := make([]*jskv.Watcher[string], enough)
+		for i := range all {
+			all[i] = watch(t, r.Bucket, "k")
+		}
+		for _, w := range all[:enough-1] {
+			w.Stop()
+		}
+		slow.Store(true)
+		all[enough-1].Stop()
+		return jskvtest.ConsumerCount(t, r.admin, "b")
 	})
 }

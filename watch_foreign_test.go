@@ -1,6 +1,7 @@
 package jskv_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -130,7 +131,13 @@ func TestACacheThatIsAllowedTheBucketsFilterOnlyGoesOn(t *testing.T) {
 	admin := srv.JetStream(as("admin"))
 	b := createBucket(t, admin, jetstream.KeyValueConfig{History: 5})
 	setConfig(t, admin, "KV_b", map[string]any{"subjects": []string{"$KV.b.>", "other.>"}})
-	c := newCache(t, openBucket(t, hasty(t, srv.Conn(as("guest"), quiet), 400*time.Millisecond)))
+	hurried := openBucket(t, hasty(t, srv.Conn(as("guest"), quiet), 400*time.Millisecond))
+	c, err := hurried.Cache(context.Background())
+	for start := time.Now(); err != nil; c, err = hurried.Cache(context.Background()) { // a server may be slow
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.Less(t, time.Since(start), soon)
+	}
+	t.Cleanup(c.Close)
 	setConfig(t, admin, "KV_b", map[string]any{"subjects": []string{"$KV.b.>"}})
 	jskvtest.DeleteConsumers(t, admin, "b")
 	requireWait(t, c, mustPut(t, b, "k", "v"))

@@ -1,12 +1,16 @@
 package wire
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"github.com/seed646b090f/jskv/jskvtest"
 )
 
 // The server ends a pull without looking at the stream, once in the time in which a consumer may be inactive.
@@ -71,4 +75,25 @@ func TestNoPullIsSentAheadOfTheEndOfOneThatDoesNotWait(t *testing.T) {
 	require.False(t, c.ahead(), "the stream has grown since it was sent")
 	c.left = 0
 	require.True(t, c.ahead())
+}
+
+// A server that is late with the end delivers before it what was written after the reader was opened.
+func TestTheEndOfASnapshotOfAsMuchAsAReaderTakesItselfIsKnownWhenItOpens(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	js := jskvtest.NewServer(t).JetStream()
+	b, err := Create(ctx, js, jetstream.KeyValueConfig{Bucket: "b", Storage: jetstream.MemoryStorage}, Options{})
+	require.NoError(t, err)
+	for prefix, most := range map[string]struct{ keys, size int }{"messages": {eagerMessages, 1}, "bytes": {16, eagerBytes / 16}} {
+		for i := range most.keys {
+			_, err := js.PublishAsync(fmt.Sprintf("$KV.b.%s.%d", prefix, i), make([]byte, most.size))
+			require.NoError(t, err)
+		}
+		<-js.PublishAsyncComplete()
+		r, err := b.OpenReader(ctx, ReaderConfig{Filters: []string{prefix + ".*"}})
+		require.NoError(t, err)
+		require.Len(t, r.queue, most.keys)
+		require.False(t, r.snapshot, prefix)
+		r.Stop()
+	}
 }

@@ -13,7 +13,7 @@ import (
 type hub struct {
 	b    *Bucket
 	life context.Context
-	end  context.CancelFunc
+	end  context.CancelCauseFunc
 	open chan struct{} // closed when reading has begun or failed
 	done chan struct{} // closed when the goroutine has ended
 
@@ -127,7 +127,7 @@ func (h *hub) read() error {
 		h.reader = nil
 		h.mu.Unlock()
 		r.Stop()
-		if err != nil && !errors.Is(err, ErrWatcherStopped) {
+		if err != nil && (h.life.Err() != nil || !errors.Is(err, ErrWatcherStopped)) {
 			return err
 		}
 	}
@@ -205,7 +205,7 @@ func (h *hub) remove(s *shared) {
 	h.mu.Unlock()
 	shares.mu.Unlock()
 	if last {
-		h.end()
+		h.end(context.Cause(s.life)) // which says how long its consumer's end is waited for
 		<-h.done
 	}
 }

@@ -54,7 +54,8 @@ var ErrSynced = errors.New("the snapshot has ended")
 
 const (
 	// What a reader takes before Open returns, so that a write right after it replaces nothing
-	// that the caller was promised.
+	// that the caller was promised. It goes on to the end of a snapshot of as much: until that is known, what
+	// is written then may still be delivered as a part of it.
 	eagerMessages = 4096
 	eagerReceived = 4 * eagerMessages // with what is left out
 	eagerBytes    = 4 << 20
@@ -202,7 +203,7 @@ func (r *Reader) open(ctx context.Context) error {
 	}
 	r.opening = r.cfg.Start == StartLast
 	values, bytes := 0, 0
-	for r.snapshot && values < eagerMessages && r.taken < eagerReceived && bytes < eagerBytes {
+	for r.snapshot && values <= eagerMessages && r.taken < eagerReceived && bytes <= eagerBytes {
 		before := len(r.queue)
 		if err := r.advance(ctx); err != nil {
 			return err

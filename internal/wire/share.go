@@ -88,7 +88,7 @@ func (s *shared) join() {
 	h := shares.hub
 	if h == nil || h.hasFailed() {
 		h = &hub{b: s.b, open: make(chan struct{}), done: make(chan struct{}), byKey: map[string][]*shared{}, cover: s.key}
-		h.life, h.end = context.WithCancel(context.Background())
+		h.life, h.end = context.WithCancelCause(context.Background())
 		shares.hub = h
 		go h.run()
 	}
