@@ -269,14 +269,28 @@ func TestAnIdempotentWriteOutlivesItsLeader(t *testing.T) {
 	require.Equal(t, stored, lastRevision(t, near), "nothing was stored again")
 }
 
-// firstOf is a JetStream on a connection to the first of urls that can be reached.
+// firstOf is a JetStream on a connection to the first of urls, which may go to the others later. A server that is late
+// to answer is tried again: the client would go to another at once, or give up.
 func firstOf(t testing.TB, urls ...string) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect(strings.Join(urls, ","), nats.DontRandomize(), nats.IgnoreDiscoveredServers(),
-		nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
-		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	var (
+		nc  *nats.Conn
+		err error
+	)
+	for range 5 {
+		nc, err = nats.Connect(strings.Join(urls, ","), nats.DontRandomize(), nats.IgnoreDiscoveredServers(),
+			nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond),
+			nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+		if err == nil {
+			t.Cleanup(nc.Close)
+			if nc.ConnectedUrl() == urls[0] {
+				break
+			}
+			nc.Close()
+		}
+	}
 	require.NoError(t, err)
-	t.Cleanup(nc.Close)
+	require.Equal(t, urls[0], nc.ConnectedUrl())
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
 	return js

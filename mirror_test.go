@@ -380,9 +380,12 @@ func TestWhatOnlyAMirrorOfAPartAnswersIsReadFromTheStreamInTheEnd(t *testing.T) 
 		require.Len(t, getMany(t, b, "right.a", "right.b", "left", "missing"), 3, name)
 		transact(t, openBucket(t, js), func(tx *jskv.Tx[string]) error {
 			got, err := tx.GetMany("right.a", "right.b")
+			if err != nil {
+				return err // it starts over, as when the mirror has only the first of them yet
+			}
 			require.Len(t, got, 2)
 			tx.Put("sum", "v")
-			return err
+			return nil
 		})
 	}
 }

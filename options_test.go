@@ -143,7 +143,7 @@ func TestTTLsThatTheBucketCanKeep(t *testing.T) {
 		cfg     jetstream.KeyValueConfig
 		ttl     time.Duration
 	}{
-		{"without history a TTL may be below LimitMarkerTTL", jetstream.KeyValueConfig{LimitMarkerTTL: time.Hour}, time.Second},
+		{"without history a TTL may be below LimitMarkerTTL", jetstream.KeyValueConfig{LimitMarkerTTL: time.Hour}, time.Minute},
 		{"with history it may be as long", jetstream.KeyValueConfig{History: 2, LimitMarkerTTL: time.Minute}, time.Minute},
 		{"it may be as long as the bucket's own", jetstream.KeyValueConfig{TTL: time.Hour, LimitMarkerTTL: time.Second}, time.Hour},
 		{"a century", jetstream.KeyValueConfig{LimitMarkerTTL: time.Second}, 100 * 365 * 24 * time.Hour},

@@ -68,19 +68,19 @@ var oneServer = []allowance{
 		return second(jskv.OpenBucket(ctx, g.js, g.bucket, jskv.String()))
 	}},
 	{"`CreateBucket`", "", []string{streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
-		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
+		if err := g.remove(ctx); err != nil {
 			return err
 		}
 		return g.create(ctx)
 	}},
 	{"`CreateBucket`", withFeatures, []string{"$JS.API.INFO", streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
-		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
+		if err := g.remove(ctx); err != nil {
 			return err
 		}
 		return g.create(ctx, jskv.WithTransactions(), jskv.WithFastIngest())
 	}},
 	{"`CreateOrUpdateBucket`", "there is none", []string{streamInfo, streamCreate}, nil, inbox, func(ctx context.Context, g *guest) error {
-		if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); err != nil {
+		if err := g.remove(ctx); err != nil {
 			return err
 		}
 		return untilRemoved(ctx, func() error {

@@ -150,6 +150,14 @@ func readAndWrite(key string) func(context.Context, *guest) error {
 	}
 }
 
+// remove sees to it that there is no such bucket, also where it is done again.
+func (g *guest) remove(ctx context.Context) error {
+	if err := jskv.DeleteBucket(ctx, g.adminJS, g.bucket); !errors.Is(err, jskv.ErrBucketNotFound) {
+		return err
+	}
+	return nil
+}
+
 // create makes the bucket that was just deleted.
 func (g *guest) create(ctx context.Context, opts ...jskv.BucketOption) error {
 	return untilRemoved(ctx, func() error {

@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/seed646b090f/jskv"
-	"github.com/seed646b090f/jskv/jskvtest"
 )
 
 // A replicated stream refuses a conditional write when another one to the key is just under way
@@ -21,9 +20,7 @@ import (
 // where there is none, nor like another error where there is one.
 func TestConditionalWritesToAReplicatedBucket(t *testing.T) {
 	t.Parallel()
-	cluster := jskvtest.NewCluster(t, 3)
-	js := cluster.JetStream()
-	b := createBucket(t, js, jetstream.KeyValueConfig{Replicas: 3, Storage: jetstream.MemoryStorage, History: 3})
+	cluster, b := newReplicatedBucket(t, jetstream.KeyValueConfig{Storage: jetstream.MemoryStorage, History: 3})
 	handles := []*jskv.Bucket[string]{b, openBucket(t, cluster.JetStream()), openBucket(t, cluster.JetStream())}
 
 	t.Run("of racing creates one wins", func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -403,4 +404,50 @@ func TestAWriteWaitsUntilTheBucketListens(t *testing.T) {
 	requireIs(t, err, nats.ErrNoResponders, jetstream.ErrNoStreamResponse)
 	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
 	require.True(t, jskv.SafeToRetry(err))
+}
+
+// unled is a connection over which no answer tells who leads, as where nobody does: a server that has been without a
+// leader for some 10 s tells of the stream all the same.
+type unled struct{ net.Conn }
+
+func (c unled) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	copy(p, bytes.ReplaceAll(p[:n], []byte(`"leader":`), []byte(`"nobody":`)))
+	return n, err
+}
+
+// Dial makes the connection of a client.
+func (unled) Dial(network, address string) (net.Conn, error) {
+	conn, err := net.Dial(network, address)
+	return unled{conn}, err
+}
+
+// That the stream was there counted as that somebody led it, and the default timeout ended a wait that had more time.
+func TestAWriteWaitsForALeaderUntilItsContextEnds(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	_, srv := newBucket(t, jetstream.KeyValueConfig{})
+	b := openBucket(t, hasty(t, srv.Conn(nats.SetCustomDialer(unled{})), 300*time.Millisecond))
+	js := srv.JetStream()
+	stream, err := js.Stream(ctx, "KV_b")
+	require.NoError(t, err)
+	cfg := stream.CachedInfo().Config
+	deaf := cfg
+	deaf.Subjects = []string{"elsewhere"}
+	_, err = js.UpdateStream(ctx, deaf)
+	require.NoError(t, err)
+	spy := srv.Conn()
+	asked, err := spy.SubscribeSync("$JS.API.STREAM.INFO.KV_b")
+	require.NoError(t, err)
+	require.NoError(t, spy.Flush())
+
+	written := make(chan error, 1)
+	go func() { written <- second(b.Put(ctx, "k", "v")) }()
+	for range 5 { // in more than the default timeout
+		_, err := asked.NextMsgWithContext(ctx)
+		require.NoError(t, err, "whether the bucket is there")
+	}
+	_, err = js.UpdateStream(ctx, cfg)
+	require.NoError(t, err)
+	require.NoError(t, <-written)
 }
