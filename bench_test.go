@@ -114,7 +114,7 @@ func benchFill(b *testing.B, bucket *jskv.Bucket[string], keys []string) {
 
 func benchJetStream(b *testing.B, url string) jetstream.JetStream {
 	b.Helper()
-	nc, err := nats.Connect(url)
+	nc, err := nats.Connect(url, nats.Timeout(10*time.Second))
 	require.NoError(b, err)
 	b.Cleanup(nc.Close)
 	js, err := jetstream.New(nc)

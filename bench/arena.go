@@ -116,9 +116,9 @@ func (a *arena) close() (err error) {
 }
 
 // connectNATS connects with the client's defaults, but for reconnecting: 2 seconds between attempts
-// would hide what comes after.
+// would hide what comes after; and for how long an attempt may take.
 func connectNATS(url string) (*nats.Conn, error) {
-	return nats.Connect(url, nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(0, 0), nats.MaxReconnects(-1))
+	return nats.Connect(url, nats.Timeout(startTimeout), nats.ReconnectWait(50*time.Millisecond), nats.ReconnectJitter(0, 0), nats.MaxReconnects(-1))
 }
 
 func connectEtcd(address string) (*clientv3.Client, error) {

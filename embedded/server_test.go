@@ -129,7 +129,7 @@ func TestListens(t *testing.T) {
 		t.Run(addr, func(t *testing.T) {
 			srv := start(t, t.TempDir(), embedded.Listen(addr))
 			require.True(t, strings.HasPrefix(srv.URL(), "nats://127.0.0.1:"), srv.URL())
-			nc, err := nats.Connect(srv.URL())
+			nc, err := nats.Connect(srv.URL(), nats.Timeout(10*time.Second))
 			require.NoError(t, err)
 			defer nc.Close()
 			inside, err := srv.Conn()

@@ -51,6 +51,12 @@ func startCLI(t *testing.T, server *jskvtest.Server) *cli {
 	return &cli{t: t, server: server, js: server.JetStream(), path: path, env: env}
 }
 
+// servers is the server five times over: the tool tries them one after the other, each for 2 s, in which a machine
+// may stand still.
+func (c *cli) servers() string {
+	return strings.Repeat(c.server.URL()+",", 4) + c.server.URL()
+}
+
 // run runs one command and returns what it prints. The error is what it says when it fails.
 func (c *cli) run(args ...string) (string, error) {
 	return c.runWith("", args...)
@@ -58,7 +64,7 @@ func (c *cli) run(args ...string) (string, error) {
 
 func (c *cli) runWith(stdin string, args ...string) (string, error) {
 	c.t.Helper()
-	cmd := exec.CommandContext(testContext(c.t), c.path, append([]string{"--server", c.server.URL()}, args...)...)
+	cmd := exec.CommandContext(testContext(c.t), c.path, append([]string{"--server", c.servers()}, args...)...)
 	var stdout, stderr bytes.Buffer
 	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = c.env, strings.NewReader(stdin), &stdout, &stderr
 	err := cmd.Run()
@@ -256,7 +262,7 @@ func (c *cli) watch(bucket string) watcher {
 func (c *cli) watchWith(bucket string, flags ...string) *cliWatcher {
 	c.t.Helper()
 	before := jskvtest.ConsumerCount(c.t, c.js, bucket)
-	args := append([]string{"--server", c.server.URL(), "kv", "watch", bucket}, flags...)
+	args := append([]string{"--server", c.servers(), "kv", "watch", bucket}, flags...)
 	w := &cliWatcher{cli: c, process: startProcess(c.t, c.env, c.path, args...)}
 	c.t.Cleanup(w.process.kill)
 	eventually(c.t, func() bool { return jskvtest.ConsumerCount(c.t, c.js, bucket) > before }, "the watcher's consumer")

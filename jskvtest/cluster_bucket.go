@@ -1,6 +1,7 @@
 package jskvtest
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -130,7 +131,7 @@ func (c *Cluster) current(bucket string) bool {
 	}
 	// A server that has just been started does not know yet what it replicates: the leader does.
 	want, ok := c.replica(c.servers[leader].NATS(), streamName(bucket))
-	return ok && c.reachable(want.Config.Subjects) && c.caughtUp(want)
+	return ok && c.reachable(want.Config.Subjects) && c.readable(want.Config, leader) && c.caughtUp(want)
 }
 
 // caughtUp says whether all followers that are running have what the leader has.
@@ -172,6 +173,27 @@ func (c *Cluster) reachable(subjects []string) bool {
 			if !acc.SubscriptionInterest(wildcards.Replace(subject)) {
 				return false
 			}
+		}
+	}
+	return true
+}
+
+// readable says whether all running servers but the leader know of its subscription to direct reads, which it
+// makes after those to the stream's subjects. Interest does not tell: every account has a subscription to the
+// whole API.
+func (c *Cluster) readable(cfg *server.StreamConfig, leader int) bool {
+	if !cfg.AllowDirect {
+		return true
+	}
+	direct := fmt.Sprintf(server.JSDirectGetLastBySubjectT, cfg.Name, ">")
+	for i, s := range c.servers {
+		ns := s.NATS()
+		if i == leader || ns == nil {
+			continue
+		}
+		routes, err := ns.Routez(&server.RoutezOptions{Subscriptions: true})
+		if err != nil || !slices.ContainsFunc(routes.Routes, func(r *server.RouteInfo) bool { return slices.Contains(r.Subs, direct) }) {
+			return false
 		}
 	}
 	return true

@@ -89,7 +89,7 @@ func ExampleCluster_URLs() {
 	c := jskvtest.NewCluster(t, 3)
 	c.Server(0).Stop()
 	c.Server(1).Stop()
-	nc, err := nats.Connect(strings.Join(c.URLs(), ","))
+	nc, err := nats.Connect(strings.Join(c.URLs(), ","), nats.Timeout(10*time.Second))
 	if err != nil {
 		panic(err)
 	}

@@ -131,7 +131,7 @@ func ExampleServer_URL() {
 	t := &fakeT{}
 	defer t.end()
 
-	nc, err := nats.Connect(jskvtest.NewServer(t).URL())
+	nc, err := nats.Connect(jskvtest.NewServer(t).URL(), nats.Timeout(10*time.Second))
 	if err != nil {
 		panic(err)
 	}

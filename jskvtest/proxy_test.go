@@ -74,7 +74,7 @@ func TestProxyTakesAnAddressInEveryForm(t *testing.T) {
 	require.NoError(t, err)
 	for _, target := range []string{address, "localhost:" + port, "nats://" + address, "tls://" + address, "nats://sue:secret@" + address} {
 		p := jskvtest.NewProxy(t, target)
-		nc, err := nats.Connect(p.URL(), nats.NoReconnect())
+		nc, err := nats.Connect(p.URL(), nats.NoReconnect(), nats.Timeout(soon))
 		require.NoError(t, err, target)
 		nc.Close()
 	}

@@ -19,6 +19,10 @@ import (
 // readyTimeout bounds the wait for one server to start.
 const readyTimeout = 20 * time.Second
 
+// authTimeout is how long a client may take to say who it is, unless options say otherwise. A server's default are
+// 2 s, in which a machine may stand still, and what the client is told then is no timeout.
+const authTimeout = 20 * time.Second
+
 // Server is a NATS server with JetStream inside the test's process, which can be stopped and
 // started again with its data and its address. NewServer makes one, NewCluster several that
 // belong together; the zero value is not usable.
@@ -177,6 +181,9 @@ func (s *Server) options() *server.Options {
 		change(o)
 	}
 	s.own(o)
+	if o.AuthTimeout == 0 {
+		o.AuthTimeout = authTimeout.Seconds()
+	}
 	return o
 }
 

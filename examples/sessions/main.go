@@ -82,7 +82,7 @@ func run() (err error) {
 // connect uses the server at url, or starts one in this program that is gone when it ends.
 func connect(url string) (jetstream.JetStream, func(), error) {
 	if url != "" {
-		nc, err := nats.Connect(url)
+		nc, err := nats.Connect(url, nats.Timeout(10*time.Second))
 		if err != nil {
 			return nil, nil, fmt.Errorf("NATS_URL=%s: %w", url, err)
 		}
