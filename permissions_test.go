@@ -2,6 +2,7 @@ package jskv_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -202,7 +203,10 @@ func prepare(t testing.TB, admin, js jetstream.JetStream, number, replicas int) 
 	mustPut(t, g.admin, "deleted", "v")
 	_, err := g.admin.Delete(testContext(t), "deleted")
 	require.NoError(t, err)
-	g.b, err = jskv.OpenBucket(testContext(t), js, g.bucket, jskv.String())
+	eventually(t, func() bool { // in a cluster, another connection's server may be late to know it
+		g.b, err = jskv.OpenBucket(testContext(t), js, g.bucket, jskv.String())
+		return !errors.Is(err, jskv.ErrBucketNotFound)
+	}, "the bucket is known")
 	require.NoError(t, err)
 	return g
 }

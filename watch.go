@@ -121,8 +121,8 @@ type Watcher[T any] struct {
 // Watch starts watching the keys that filter matches and returns when the server has it: every
 // write after that is seen. AllKeys watches every key. The watcher lives until ctx ends or Stop.
 //
-// Errors: ErrInvalidFilter, ErrInvalidOption, ErrBucketNotFound, ErrPermission, and the context's
-// or a timeout.
+// Errors: ErrInvalidFilter, ErrInvalidOption, ErrBucketNotFound, ErrBucketReplaced (when that
+// happens while it begins), ErrPermission, and the context's or a timeout.
 func (b *Bucket[T]) Watch(ctx context.Context, filter string, opts ...WatchOption) (*Watcher[T], error) {
 	const op = "watch"
 	all := watchOptions{filters: []string{filter}}
