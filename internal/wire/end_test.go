@@ -86,7 +86,7 @@ func TestTheEndOfASnapshotOfAsMuchAsAReaderTakesItselfIsKnownWhenItOpens(t *test
 	require.NoError(t, err)
 	for prefix, most := range map[string]struct{ keys, size int }{"messages": {eagerMessages, 1}, "bytes": {16, eagerBytes / 16}} {
 		for i := range most.keys {
-			_, err := js.PublishAsync(fmt.Sprintf("$KV.b.%s.%d", prefix, i), make([]byte, most.size))
+			_, err := js.PublishAsync(fmt.Sprintf("$KV.b.%s.%d", prefix, i), make([]byte, most.size), jetstream.WithStallWait(time.Minute))
 			require.NoError(t, err)
 		}
 		<-js.PublishAsyncComplete()
