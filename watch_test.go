@@ -324,10 +324,12 @@ func TestAWatchThatCannotBegin(t *testing.T) {
 	r := newReading(t, jetstream.KeyValueConfig{})
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
+	before := r.nc.Stats().OutMsgs
 	_, err := r.Watch(ctx, jskv.AllKeys)
 	require.ErrorIs(t, err, context.Canceled)
 	require.ErrorContains(t, err, "watch b")
-	r.requireNothingLeftSoon()
+	require.Equal(t, before, r.nc.Stats().OutMsgs, "nothing is sent")
+	r.requireNothingLeft()
 
 	require.NoError(t, jskv.DeleteBucket(testContext(t), r.admin, "b"))
 	_, err = r.Watch(testContext(t), jskv.AllKeys)

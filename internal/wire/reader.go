@@ -149,7 +149,11 @@ func (b *Bucket) OpenReader(ctx context.Context, cfg ReaderConfig) (*Reader, err
 		defer cancel()
 		defer context.AfterFunc(cfg.opening, cancel)()
 	}
-	if err := r.open(bounded); err != nil {
+	err := bounded.Err() // else a consumer would be asked for all the same, see create
+	if err == nil {
+		err = r.open(bounded)
+	}
+	if err != nil {
 		r.end(nil)
 		r.tidy()
 		return nil, err
