@@ -181,12 +181,14 @@ func TestAListingCancelledMidwayIsWholeOrAnError(t *testing.T) {
 			for _, at := range []int{1, 2, size / 3, size - 1, size} {
 				ctx, cancel := context.WithCancel(context.Background())
 				n, last := 0, error(nil)
+				var ended time.Time
 				for _, err := range r.Keys(ctx) {
 					require.NoError(t, last, "a pair after the error")
 					if last = err; err != nil {
 						continue
 					}
 					if n++; n == at {
+						ended = time.Now()
 						cancel()
 					}
 				}
@@ -197,7 +199,7 @@ func TestAListingCancelledMidwayIsWholeOrAnError(t *testing.T) {
 					failed++
 				}
 				cancel()
-				r.requireNothingLeftSoon()
+				r.requireNothingLeftSince(ended)
 			}
 			if size > 5000 {
 				require.NotZero(t, failed, "the context was never looked at")

@@ -194,15 +194,15 @@ func proveHistories(t *testing.T, s *stage) {
 		r := &chronicle{s: s, begun: time.Now()}
 		keys := names(fmt.Sprintf("round.%d", round), registers)
 		var group sync.WaitGroup
-		var waiting, ended atomic.Int32
-		disturbed := make(chan struct{}) // or nothing is to disturb
+		var waiting atomic.Int32
+		disturbed, release := context.WithCancel(context.Background()) // or nothing is to disturb
+		defer release()                                                // also where it does not go on
 		for i, b := range s.workers {
 			group.Go(func() {
-				defer ended.Add(1)
 				for n := 0; n < each && !s.stop.Load(); n++ {
 					if n == each/2 { // what comes then comes amid their work
 						waiting.Add(1)
-						<-disturbed
+						<-disturbed.Done()
 					}
 					if rand.IntN(4) == 0 {
 						r.record(i, func() ([]access, error) { return r.other(b, keys) })
@@ -220,11 +220,10 @@ func proveHistories(t *testing.T, s *stage) {
 			}
 			s.await(half)
 			over := s.trouble[round]()
-			close(disturbed)
-			s.await(func() bool { return over() || ended.Load() == workers })
-		} else {
-			close(disturbed)
+			release()
+			s.await(over)
 		}
+		release()
 		group.Wait()
 		require.False(t, s.stop.Load())
 		require.Greater(t, len(r.history), each*workers/3, "too little happened")

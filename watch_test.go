@@ -246,6 +246,7 @@ func TestAContextThatEndsWithAnothersStopIsNoStop(t *testing.T) {
 		require.NoError(t, err)
 		c, err := r.Cache(ctx)
 		require.NoError(t, err)
+		ended := time.Now()
 		cancel(cause)
 		_, err = w.Next(testContext(t))
 		requireIs(t, err, context.Canceled)
@@ -255,8 +256,8 @@ func TestAContextThatEndsWithAnothersStopIsNoStop(t *testing.T) {
 		w.Stop()
 		c.Close()
 		requireIs(t, c.Err(), context.Canceled)
+		r.requireNothingLeftSince(ended)
 	}
-	r.requireNothingLeftSoon()
 }
 
 func TestUpdatesEndsWithTheErrorOfTheWatchersContext(t *testing.T) {
@@ -271,6 +272,7 @@ func TestUpdatesEndsWithTheErrorOfTheWatchersContext(t *testing.T) {
 			require.NoError(t, err)
 			r.put("b", "2")
 			n, last := 0, error(nil)
+			var ended time.Time
 			for e, err := range w.Updates() {
 				require.NoError(t, last, "a pair after the error")
 				if last = err; err != nil {
@@ -278,6 +280,7 @@ func TestUpdatesEndsWithTheErrorOfTheWatchersContext(t *testing.T) {
 					continue
 				}
 				n++
+				ended = time.Now()
 				close(ctx.done)
 			}
 			require.ErrorIs(t, last, want)
@@ -291,7 +294,7 @@ func TestUpdatesEndsWithTheErrorOfTheWatchersContext(t *testing.T) {
 			require.Zero(t, n)
 			require.Eventually(t, func() bool { return r.nc.NumSubscriptions() == r.subs }, soon, tick)
 			w.Stop()
-			r.requireNothingLeftSoon()
+			r.requireNothingLeftSince(ended)
 		})
 	}
 }
@@ -306,9 +309,11 @@ func TestTheEndOfTheWatchersContextWithinTheSnapshotIsItsError(t *testing.T) {
 	require.NoError(t, err)
 	n := 0
 	var last error
+	var ended time.Time
 	for _, err := range w.Snapshot() {
 		if last = err; err == nil {
 			n++
+			ended = time.Now()
 			cancel()
 		}
 	}
@@ -316,7 +321,7 @@ func TestTheEndOfTheWatchersContextWithinTheSnapshotIsItsError(t *testing.T) {
 	require.ErrorIs(t, last, context.Canceled)
 	require.False(t, w.Synced())
 	w.Stop()
-	r.requireNothingLeftSoon()
+	r.requireNothingLeftSince(ended)
 }
 
 func TestAWatchThatCannotBegin(t *testing.T) {

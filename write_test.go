@@ -370,19 +370,32 @@ func TestAWriteDoesNotKeepTheCallersBytes(t *testing.T) {
 	require.Equal(t, "value", string(again), "what was read belongs to the reader")
 }
 
-// A leader may lead, and say so, before the server that the writer is connected to has heard that it listens.
-func TestAWriteWaitsUntilTheBucketListens(t *testing.T) {
-	t.Parallel()
+// deafened has bucket b not listen to what is written, until listen says so.
+func deafened(t testing.TB, srv *jskvtest.Server) (listen func(bool)) {
+	t.Helper()
 	ctx := testContext(t)
-	b, srv := newBucket(t, jetstream.KeyValueConfig{})
 	js := srv.JetStream()
 	stream, err := js.Stream(ctx, "KV_b")
 	require.NoError(t, err)
-	cfg := stream.CachedInfo().Config
-	deaf := cfg
-	deaf.Subjects = []string{"elsewhere"}
-	_, err = js.UpdateStream(ctx, deaf)
-	require.NoError(t, err)
+	usual := stream.CachedInfo().Config
+	listen = func(is bool) {
+		t.Helper()
+		cfg := usual
+		if !is {
+			cfg.Subjects = []string{"elsewhere"}
+		}
+		_, err := js.UpdateStream(ctx, cfg)
+		require.NoError(t, err)
+	}
+	listen(false)
+	return listen
+}
+
+// requireWaits checks that a write is done that has asked so many times whether the bucket is there before that
+// listens.
+func requireWaits(t testing.TB, srv *jskvtest.Server, b *jskv.Bucket[string], times int, listen func(bool)) {
+	t.Helper()
+	ctx := testContext(t)
 	spy := srv.Conn()
 	asked, err := spy.SubscribeSync("$JS.API.STREAM.INFO.KV_b")
 	require.NoError(t, err)
@@ -390,17 +403,24 @@ func TestAWriteWaitsUntilTheBucketListens(t *testing.T) {
 
 	written := make(chan error, 1)
 	go func() { written <- second(b.Put(ctx, "k", "v")) }()
-	for range 6 {
+	for range times {
 		_, err := asked.NextMsgWithContext(ctx)
 		require.NoError(t, err, "whether the bucket is there")
 	}
-	_, err = js.UpdateStream(ctx, cfg)
-	require.NoError(t, err)
+	listen(true)
 	require.NoError(t, <-written)
+}
 
-	_, err = js.UpdateStream(ctx, deaf)
-	require.NoError(t, err)
-	_, err = openBucket(t, hasty(t, srv.Conn(), 2*time.Second)).Put(ctx, "k", "v")
+// A leader may lead, and say so, before the server that the writer is connected to has heard that it listens.
+func TestAWriteWaitsUntilTheBucketListens(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	b, srv := newBucket(t, jetstream.KeyValueConfig{})
+	listen := deafened(t, srv)
+	requireWaits(t, srv, b, 6, listen)
+
+	listen(false)
+	_, err := openBucket(t, hasty(t, srv.Conn(), 2*time.Second)).Put(ctx, "k", "v")
 	requireIs(t, err, nats.ErrNoResponders, jetstream.ErrNoStreamResponse)
 	require.NotErrorIs(t, err, jskv.ErrOutcomeUnknown)
 	require.True(t, jskv.SafeToRetry(err))
@@ -425,29 +445,7 @@ func (unled) Dial(network, address string) (net.Conn, error) {
 // That the stream was there counted as that somebody led it, and the default timeout ended a wait that had more time.
 func TestAWriteWaitsForALeaderUntilItsContextEnds(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	_, srv := newBucket(t, jetstream.KeyValueConfig{})
 	b := openBucket(t, hasty(t, srv.Conn(nats.SetCustomDialer(unled{})), 300*time.Millisecond))
-	js := srv.JetStream()
-	stream, err := js.Stream(ctx, "KV_b")
-	require.NoError(t, err)
-	cfg := stream.CachedInfo().Config
-	deaf := cfg
-	deaf.Subjects = []string{"elsewhere"}
-	_, err = js.UpdateStream(ctx, deaf)
-	require.NoError(t, err)
-	spy := srv.Conn()
-	asked, err := spy.SubscribeSync("$JS.API.STREAM.INFO.KV_b")
-	require.NoError(t, err)
-	require.NoError(t, spy.Flush())
-
-	written := make(chan error, 1)
-	go func() { written <- second(b.Put(ctx, "k", "v")) }()
-	for range 5 { // in more than the default timeout
-		_, err := asked.NextMsgWithContext(ctx)
-		require.NoError(t, err, "whether the bucket is there")
-	}
-	_, err = js.UpdateStream(ctx, cfg)
-	require.NoError(t, err)
-	require.NoError(t, <-written)
+	requireWaits(t, srv, b, 5, deafened(t, srv)) // for more than the default timeout
 }

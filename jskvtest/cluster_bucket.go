@@ -178,9 +178,9 @@ func (c *Cluster) reachable(subjects []string) bool {
 	return true
 }
 
-// readable says whether all running servers but the leader know of its subscription to direct reads, which it
-// makes after those to the stream's subjects. Interest does not tell: every account has a subscription to the
-// whole API.
+// readable says whether all running servers but the leader know of another server's subscription to direct
+// reads, which is made after those to the stream's subjects. Interest does not tell: every account has a
+// subscription to the whole API.
 func (c *Cluster) readable(cfg *server.StreamConfig, leader int) bool {
 	if !cfg.AllowDirect {
 		return true
